@@ -1,0 +1,1 @@
+"""What is provisioned: settings per environment, one file per stack, small constructs."""

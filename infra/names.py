@@ -1,0 +1,93 @@
+"""The names of what is deployed: the runbook's own, with a suffix in every environment but prod and local."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Names:
+    """Names in one environment. Bucket names also carry account and region, which the stack adds."""
+
+    suffix: str
+    """`""` or e.g. `"-dev"`."""
+
+    @classmethod
+    def of(cls, environment: str) -> "Names":
+        """The names of an environment: prod and local carry none, every other its own suffix."""
+        return cls("" if environment in {"prod", "local"} else f"-{environment}")
+
+    def stack(self, layer: str) -> str:
+        """Name of the CloudFormation stack of a layer, such as `iot-ingest` or `iot-ingest-dev`."""
+        return f"iot-{layer}{self.suffix}"
+
+    @property
+    def rule(self) -> str:
+        """The IoT rule. IoT allows only letters, digits and `_` in rule names, so the suffix is `_dev`."""
+        return "TelemetryToFirehose" + self.suffix.replace("-", "_")
+
+    @property
+    def topic(self) -> str:
+        """Topic to which a device appends its own name; environments in one account must not hear each other."""
+        return f"iot/telemetry{self.suffix}"
+
+    @property
+    def basic_ingest_topic(self) -> str:
+        """The same through Basic Ingest: straight to the rule, without the price of a broker message."""
+        return f"$aws/rules/{self.rule}/{self.topic}"
+
+    @property
+    def thing_type(self) -> str:
+        """The thing type of every device."""
+        return "IoTDevice" + self.suffix
+
+    @property
+    def device_policy(self) -> str:
+        """The IoT policy attached to every device certificate."""
+        return "IoTDevicePolicy" + self.suffix
+
+    @property
+    def stream(self) -> str:
+        """The Firehose stream."""
+        return "iot-telemetry-stream" + self.suffix
+
+    def bucket(self, account: str, region: str) -> str:
+        """The bucket of raw batches."""
+        return f"iot-telemetry-bucket{self.suffix}-{account}-{region}"
+
+    @property
+    def loader(self) -> str:
+        """The loader Lambda."""
+        return "iot-telemetry-processor" + self.suffix
+
+    @property
+    def migrator(self) -> str:
+        """The Lambda that brings the database's schema up to date."""
+        return "iot-telemetry-migrator" + self.suffix
+
+    @property
+    def rule_errors_loader(self) -> str:
+        """The Lambda that moves messages whose rule failed into quarantine."""
+        return "iot-telemetry-rule-errors" + self.suffix
+
+    @property
+    def object_queue(self) -> str:
+        """The queue of S3 ObjectCreated events."""
+        return "iot-telemetry-objects" + self.suffix
+
+    @property
+    def object_dead_letters(self) -> str:
+        """Where events go that could not be loaded."""
+        return "iot-telemetry-objects-dlq" + self.suffix
+
+    @property
+    def rule_error_queue(self) -> str:
+        """Where the IoT rule puts a message whose action failed."""
+        return "iot-telemetry-rule-errors" + self.suffix
+
+    @property
+    def rule_error_dead_letters(self) -> str:
+        """Where rule errors go that could not be quarantined."""
+        return "iot-telemetry-rule-errors-dlq" + self.suffix
+
+    def secret(self, role: str) -> str:
+        """The Secrets Manager secret of a database role, such as `loader` or `admin`."""
+        return f"iot-database{self.suffix}/{role}"

@@ -1,0 +1,101 @@
+"""One frozen, validated settings object per environment: every difference between environments is a value here."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from infra.names import Names
+from ops.errors import UserError
+
+EnvironmentName = Literal["local", "dev", "staging", "prod"]
+ENVIRONMENTS: tuple[EnvironmentName, ...] = ("local", "dev", "staging", "prod")
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Settings of one environment. Ranges are those of the AWS service that each value goes to."""
+
+    environment: EnvironmentName
+    account: Annotated[str, Meta(pattern=r"^\d{12}$")] | None = None
+    """AWS account id; None leaves the stacks deployable to whichever account the credentials name."""
+    region: Annotated[str, Meta(pattern=r"^[a-z]{2}(-[a-z]+)+-\d$")] | None = None
+
+    # Firehose buffering hints: https://docs.aws.amazon.com/firehose/latest/dev/buffering-hints.html
+    buffer_interval_seconds: Annotated[int, Meta(ge=0, le=900)] = 60
+    buffer_size_mib: Annotated[int, Meta(ge=1, le=128)] = 5
+
+    # The raw objects: S3 is the source of truth, so archived rather than deleted while they may be replayed.
+    archive_after_days: Annotated[int, Meta(ge=1, le=3650)] = 30
+    expire_after_days: Annotated[int, Meta(ge=2, le=3650)] = 365
+
+    # The telemetry contract (design, "The telemetry contract").
+    max_future_seconds: Annotated[int, Meta(ge=0, le=86_400)] = 3600
+    retention_days: Annotated[int, Meta(ge=1, le=3650)] = 365
+
+    loader_memory_mib: Annotated[int, Meta(ge=128, le=10_240)] = 512
+    loader_timeout_seconds: Annotated[int, Meta(ge=10, le=900)] = 120
+    loader_max_concurrency: Annotated[int, Meta(ge=2, le=1000)] = 5
+    """Loaders at once, hence database connections of the loader; SQS event sources allow 2 to 1000."""
+    loader_max_receives: Annotated[int, Meta(ge=1, le=1000)] = 5
+    """Deliveries of one S3 event before it goes to the dead-letter queue."""
+
+    log_retention_days: Literal[1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731] = 30
+    retain_data: bool = True
+    """Keep the bucket, secrets and logs when a stack is deleted, and protect the stacks from deletion."""
+    migrate_on_deploy: bool = True
+    """Run the migrator Lambda as part of the deployment; `local` migrates from `fleet up` instead."""
+    lambda_platform: Literal["aws", "host"] = "aws"
+    """Wheels for Lambda on Graviton, or for this machine's own Python, which is what the emulator runs."""
+
+    @property
+    def names(self) -> Names:
+        """The names of everything that is deployed in this environment."""
+        return Names.of(self.environment)
+
+
+_DIFFERENCES: dict[str, dict[str, Any]] = {
+    "local": {
+        "buffer_interval_seconds": 1,
+        "buffer_size_mib": 1,
+        "log_retention_days": 1,
+        "retain_data": False,
+        "migrate_on_deploy": False,
+        "lambda_platform": "host",
+    },
+    "dev": {"log_retention_days": 7, "retain_data": False, "expire_after_days": 90, "retention_days": 90},
+    "staging": {"log_retention_days": 14},
+    "prod": {"buffer_interval_seconds": 60, "log_retention_days": 90, "loader_memory_mib": 1024},
+}
+
+
+def load(environment: str | None, overrides: Mapping[str, str] | None = None) -> Settings:
+    """Settings of `environment`, with values from `cdk -c name=value` laid over them.
+
+    Raises UserError with one line when the environment is unknown or a value is not usable.
+    """
+    choices = ", ".join(ENVIRONMENTS)
+    if not environment:
+        raise UserError(f"no environment given: add -c env=NAME, where NAME is one of {choices}")
+    if environment not in ENVIRONMENTS:
+        raise UserError(f"unknown environment {environment!r}: use -c env=NAME, where NAME is one of {choices}")
+    values = {"environment": environment, **_DIFFERENCES[environment], **(overrides or {})}
+    try:
+        settings = msgspec.convert(values, Settings, strict=False)
+    except msgspec.ValidationError as error:
+        raise UserError(f"settings of {environment!r}: {_explain(str(error), values)}") from None
+    if settings.expire_after_days <= settings.archive_after_days:
+        raise UserError(
+            f"settings of {environment!r}: expire_after_days is {settings.expire_after_days}; "
+            f"it must be greater than archive_after_days ({settings.archive_after_days})"
+        )
+    return settings
+
+
+def _explain(message: str, values: Mapping[str, object]) -> str:
+    """msgspec's `Expected ... - at `$.name`` with the name and the value in front."""
+    expected, _, path = message.partition(" - at `$.")
+    name = path.rstrip("`")
+    if not name:
+        return expected
+    return f"{name} is {values.get(name)!r}; {expected[0].lower()}{expected[1:]}"

@@ -1,0 +1,1 @@
+"""iot-telemetry-processor: loads raw objects into TimescaleDB, each exactly once."""

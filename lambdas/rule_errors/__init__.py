@@ -1,0 +1,1 @@
+"""iot-telemetry-rule-errors: messages whose rule action failed become quarantined rows."""
