@@ -20,7 +20,7 @@ DATABASE_NAME = "iot_analytics"
 class DatabaseStack(Stack):
     """The connection secrets of the admin (used by the migrator only) and of the loader."""
 
-    def __init__(self, scope: Construct, construct_id: str, *, settings: Settings, **kwargs: Any) -> None:  # noqa: ANN401
+    def __init__(self, scope: Construct, construct_id: str, *, settings: Settings, **kwargs: Any) -> None:
         super().__init__(scope, construct_id, **kwargs)
         self.admin_secret = self._secret("Admin", "admin", "postgres", settings)
         self.loader_secret = self._secret("Loader", "loader", "iot_loader", settings)

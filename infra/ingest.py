@@ -35,7 +35,7 @@ class IngestStack(Stack):
         settings: Settings,
         admin_secret: secretsmanager.ISecret,
         loader_secret: secretsmanager.ISecret,
-        **kwargs: Any,  # noqa: ANN401
+        **kwargs: Any,
     ) -> None:
         super().__init__(scope, construct_id, **kwargs)
         self._settings = settings
@@ -291,6 +291,7 @@ class IngestStack(Stack):
             memory_mib=self._settings.loader_memory_mib,
             environment={
                 "DATABASE_SECRET_ARN": secret.secret_arn,
+                "OBJECT_QUEUE_URL": object_queue.queue_url,
                 "MAX_FUTURE_SECONDS": str(self._settings.max_future_seconds),
                 "RETENTION_DAYS": str(self._settings.retention_days),
             },
@@ -324,7 +325,7 @@ class IngestStack(Stack):
             description="Moves messages whose rule action failed into quarantine",
             timeout=Duration.seconds(30),
             memory_mib=256,
-            environment={"DATABASE_SECRET_ARN": secret.secret_arn},
+            environment={"DATABASE_SECRET_ARN": secret.secret_arn, "RULE_ERROR_QUEUE_URL": errors.queue_url},
         ).function
         secret.grant_read(function)
         function.add_event_source(

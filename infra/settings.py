@@ -37,8 +37,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     loader_timeout_seconds: Annotated[int, Meta(ge=10, le=900)] = 120
     loader_max_concurrency: Annotated[int, Meta(ge=2, le=1000)] = 5
     """Loaders at once, hence database connections of the loader; SQS event sources allow 2 to 1000."""
-    loader_max_receives: Annotated[int, Meta(ge=1, le=1000)] = 5
-    """Deliveries of one S3 event before it goes to the dead-letter queue."""
+    loader_max_receives: Annotated[int, Meta(ge=1, le=1000)] = 20
+    """Deliveries of one S3 event before it goes to the dead-letter queue: with the loader's waits, about four hours."""
 
     log_retention_days: Literal[1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731] = 30
     retain_data: bool = True
@@ -58,6 +58,7 @@ _DIFFERENCES: dict[str, dict[str, Any]] = {
     "local": {
         "buffer_interval_seconds": 1,
         "buffer_size_mib": 1,
+        "loader_timeout_seconds": 30,
         "log_retention_days": 1,
         "retain_data": False,
         "migrate_on_deploy": False,

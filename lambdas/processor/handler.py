@@ -15,6 +15,7 @@ from lambdas.processor.load import load_object
 from lambdas.processor.parse import Limits
 from lambdas.processor.raw_object import ObjectVersion, UnreadableObjectError, objects_of, spooled
 from lambdas.shared.connection import KeptConnection
+from lambdas.shared.retry import retry_later
 
 logger = Logger()
 _database = KeptConnection(application_name="iot-telemetry-processor", statement_timeout_seconds=90)
@@ -22,7 +23,7 @@ _GONE = {"NoSuchKey", "NoSuchVersion", "404"}
 
 
 @cache
-def _s3() -> Any:  # noqa: ANN401 - boto3's clients have no type of their own
+def _s3() -> Any:
     return boto3.client("s3", config=Config(retries={"mode": "standard", "max_attempts": 3}, read_timeout=30))
 
 
@@ -44,6 +45,7 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
             )
             if isinstance(error, psycopg.Error):
                 _database.discard()
+            retry_later(message, os.environ["OBJECT_QUEUE_URL"])
             failed.append({"itemIdentifier": message["messageId"]})
     return {"batchItemFailures": failed}
 

@@ -13,6 +13,7 @@ from typing import IO, Literal
 
 import psycopg
 from psycopg import errors
+from psycopg.types.json import Jsonb
 
 from lambdas.processor.parse import Limits, Row, parse_line
 from lambdas.processor.raw_object import ObjectVersion, UnreadableObjectError, lines
@@ -22,6 +23,7 @@ from lambdas.shared.quarantine import Quarantined
 _COLUMNS = "device_id, timestamp, seq, temperature, humidity, pressure, battery, extra, quality, received_at, object_id"
 _TYPES = ["text", "timestamptz", "int8", *["float8"] * 4, "jsonb", "int2", "timestamptz", "int8"]
 _KEY = itemgetter(0, 1, 2)
+_EXTRA = Row._fields.index("extra")
 
 Opener = Callable[[], IO[bytes]]
 """Returns the object's bytes. Raises UnreadableObjectError when the object does not exist."""
@@ -140,7 +142,11 @@ def _copy(
     with cursor.copy(f"COPY {table} ({_COLUMNS}) FROM STDIN (FORMAT BINARY)") as copy:
         copy.set_types(_TYPES)
         for row in rows:
-            copy.write_row((*row, object_id))
+            values: list[object] = [*row, object_id]
+            if row.extra is not None:
+                # It is JSON text already: only the protocol's wrapper is missing.
+                values[_EXTRA] = Jsonb(row.extra, dumps=str.encode)
+            copy.write_row(values)
     tally.rows = len(rows)
     if rows:
         tally.first = min(row.timestamp for row in rows)

@@ -99,7 +99,7 @@ def _message(line: bytes) -> dict[str, Any]:
     return message
 
 
-def _decode_leniently(line: bytes) -> Any:  # noqa: ANN401
+def _decode_leniently(line: bytes) -> Any:
     """NaN and Infinity are no JSON, but many devices send them: they cost a value, not the message."""
     try:
         return json.loads(line)

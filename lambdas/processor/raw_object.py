@@ -80,7 +80,7 @@ def lines(stream: IO[bytes]) -> Iterator[bytes]:
     stream.seek(0)
     magic = stream.read(2)
     stream.seek(0)
-    source = cast(IO[bytes], gzip.GzipFile(fileobj=stream)) if magic == _GZIP_MAGIC else stream
+    source = cast(IO[bytes], gzip.GzipFile(fileobj=stream, mode="rb")) if magic == _GZIP_MAGIC else stream
     limit = MAX_LINE_BYTES + 2
     try:
         while line := source.readline(limit):

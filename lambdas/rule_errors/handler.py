@@ -5,6 +5,7 @@ https://docs.aws.amazon.com/iot/latest/developerguide/rule-error-handling.html
 
 import base64
 import binascii
+import os
 from typing import Any
 
 import msgspec
@@ -14,6 +15,7 @@ from aws_lambda_powertools import Logger
 from lambdas.shared import quarantine
 from lambdas.shared.connection import KeptConnection
 from lambdas.shared.quarantine import Quarantined
+from lambdas.shared.retry import retry_later
 
 logger = Logger()
 _database = KeptConnection(application_name="iot-telemetry-rule-errors", statement_timeout_seconds=20)
@@ -49,6 +51,7 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
             )
             if isinstance(error, psycopg.Error):
                 _database.discard()
+            retry_later(message, os.environ["RULE_ERROR_QUEUE_URL"])
             failed.append({"itemIdentifier": message["messageId"]})
     return {"batchItemFailures": failed}
 

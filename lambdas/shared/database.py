@@ -33,11 +33,17 @@ class DatabaseSecretError(Exception):
 
 def read_secret(secret_arn: str) -> DatabaseSecret:
     """The secret's current version. Raises DatabaseSecretError when it is not filled in."""
-    text = boto3.client("secretsmanager").get_secret_value(SecretId=secret_arn)["SecretString"]
+    return decode_secret(
+        boto3.client("secretsmanager").get_secret_value(SecretId=secret_arn)["SecretString"], secret_arn
+    )
+
+
+def decode_secret(text: str, name: str) -> DatabaseSecret:
+    """The secret called `name` from its text. Raises DatabaseSecretError when it is not filled in."""
     try:
         return msgspec.json.decode(text, type=DatabaseSecret)
     except msgspec.MsgspecError as error:
-        raise DatabaseSecretError(f"database secret {secret_arn} is not filled in: {error}") from None
+        raise DatabaseSecretError(f"database secret {name} is not filled in: {error}") from None
 
 
 def connect(secret: DatabaseSecret, *, application_name: str, statement_timeout_seconds: int) -> psycopg.Connection:

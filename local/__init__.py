@@ -1,0 +1,1 @@
+"""The embedded stack: emulator, TimescaleDB, Firehose, on this machine."""

@@ -1,0 +1,53 @@
+"""Clients of the AWS services of an environment: the emulator's for `local`, the account's otherwise."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from infra.settings import load
+from ops.errors import UserError
+
+
+@dataclass(frozen=True)
+class AwsSession:
+    """Makes clients that talk to one environment."""
+
+    session: boto3.Session
+    endpoint_url: str | None = None
+
+    def client(self, service: str, *, config: Config | None = None) -> Any:
+        """A boto3 client of `service`."""
+        return self.session.client(service, endpoint_url=self.endpoint_url, config=config)  # type: ignore[call-overload]
+
+
+def session_for(environment: str) -> AwsSession:
+    """Clients for an environment. Raises UserError when it is unknown, or `local` and not running."""
+    settings = load(environment)
+    if environment == "local":
+        from local.stack import running_emulator
+
+        return emulator_session(running_emulator().port)
+    return AwsSession(boto3.Session(region_name=settings.region))
+
+
+def emulator_session(port: int) -> AwsSession:
+    """Clients of the emulator that listens on `port`."""
+    from local import emulator
+
+    session = boto3.Session(
+        aws_access_key_id=emulator.ACCOUNT, aws_secret_access_key=emulator.SECRET_KEY, region_name=emulator.REGION
+    )
+    return AwsSession(session, f"http://{emulator.HOST}:{port}")
+
+
+def outputs(aws: AwsSession, stack: str) -> Mapping[str, str]:
+    """The outputs of a deployed stack. Raises UserError when it is not deployed or cannot be read."""
+    try:
+        (description,) = aws.client("cloudformation").describe_stacks(StackName=stack)["Stacks"]
+    except (ClientError, BotoCoreError) as error:
+        raise UserError(f"stack {stack} cannot be read ({error}): deploy it, and check the credentials") from None
+    return {output["OutputKey"]: output["OutputValue"] for output in description.get("Outputs", [])}

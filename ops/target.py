@@ -1,0 +1,78 @@
+"""What the simulator and the operator's commands aim at: the endpoint, the devices and the database of an environment."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import psycopg
+
+from certs.endpoint import amazon_root_cas, data_endpoint, write_trust_anchor
+from certs.registration import register
+from certs.store import DeviceIdentity, IdentityStore
+from infra.settings import load
+from lambdas.shared.database import DatabaseSecret, connect, decode_secret
+from ops.aws import session_for
+from ops.errors import UserError
+from ops.paths import identity_store
+
+_MQTT_PORT = 8883
+
+
+def mqtt_endpoint(environment: str) -> tuple[str, int]:
+    """Host and port of the device endpoint. Raises UserError when the environment cannot be reached."""
+    if environment == "local":
+        from local.emulator import HOST
+        from local.stack import running_emulator
+
+        return HOST, running_emulator().mqtt_port
+    return data_endpoint(session_for(environment).client("iot")), _MQTT_PORT
+
+
+def ensure_devices(
+    environment: str,
+    thing_names: Sequence[str],
+    *,
+    store: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Sequence[DeviceIdentity]:
+    """Issues and registers whatever the things lack, and returns their identities in order."""
+    names = load(environment).names
+    identities = IdentityStore(store or identity_store(environment))
+    write_trust_anchor(identities, _root_ca(environment))
+    identities.ensure(thing_names)
+    register(
+        session_for(environment).client("iot"),
+        identities,
+        thing_names,
+        thing_type=names.thing_type,
+        policy_name=names.device_policy,
+        progress=progress,
+    )
+    return [identities.identity(name) for name in thing_names]
+
+
+def _root_ca(environment: str) -> str:
+    if environment == "local":
+        from local.emulator import authority
+        from local.stack import running_emulator
+
+        return authority(running_emulator())
+    return amazon_root_cas()
+
+
+def database(environment: str, *, application_name: str) -> psycopg.Connection:
+    """An operator's connection, in autocommit mode. Raises UserError when the database cannot be reached."""
+    secret = database_secret(environment, "admin")
+    try:
+        connection = connect(secret, application_name=application_name, statement_timeout_seconds=60)
+    except psycopg.OperationalError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise UserError(f"cannot connect to the database at {secret.host}:{secret.port}: {reason}") from None
+    connection.autocommit = True
+    return connection
+
+
+def database_secret(environment: str, role: str) -> DatabaseSecret:
+    """A database secret of the environment, read with the operator's own AWS credentials."""
+    secrets = session_for(environment).client("secretsmanager")
+    name = load(environment).names.secret(role)
+    return decode_secret(secrets.get_secret_value(SecretId=name)["SecretString"], name)
