@@ -41,7 +41,7 @@ $(VENV)/.ready: requirements/dev.lock pyproject.toml requirements/check-machine.
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "setup: Python packages (about a minute the first time)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements/dev.lock
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --config-settings editable_mode=compat --editable .
 	@touch $@
 
 node_modules/.ready: package-lock.json requirements/check-machine.sh

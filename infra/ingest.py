@@ -17,10 +17,9 @@ from constructs import Construct
 from infra.constructs.function import Function
 from infra.constructs.queue import queue_with_dead_letters
 from infra.iot_rule import RuleTargets, rule_payload
+from infra.names import RAW_PREFIX
 from infra.settings import Settings
 
-RAW_PREFIX = "year="
-"""What the key of every raw object begins with; only these are loaded."""
 _HOURLY = "year=!{timestamp:yyyy}/month=!{timestamp:MM}/day=!{timestamp:dd}/hour=!{timestamp:HH}/"
 
 

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+RAW_PREFIX = "year="
+"""What the key of every raw object begins with; only these are loaded."""
+
 
 @dataclass(frozen=True)
 class Names:

@@ -15,7 +15,7 @@ from typing import Any, LiteralString
 import msgspec
 import psycopg
 
-from infra.ingest import RAW_PREFIX
+from infra.names import RAW_PREFIX
 
 SeqRange = tuple[int, int]
 
@@ -27,8 +27,8 @@ class Pipeline:
     s3: Any
     sqs: Any
     bucket: str
-    queues: Sequence[str]
-    """URLs of the queues a message may wait in, dead-letter queue included."""
+    rule_errors: str
+    """URL of the queue of messages that never reach S3. (Events of objects need no counting: the ledger tells.)"""
     database: psycopg.Connection
     undelivered: Callable[[], int]
     """Readings that Firehose has taken in and not delivered."""
@@ -90,7 +90,7 @@ def wait_until_drained(
     while True:
         loaded = _ledger_keys(pipeline, start)
         waiting = _new_keys(pipeline, start) - loaded
-        messages = sum(_queue_depth(pipeline.sqs, queue) for queue in pipeline.queues)
+        messages = _queue_depth(pipeline.sqs, pipeline.rule_errors)
         readings = pipeline.undelivered() + sum(_count(pipeline, key, counts) for key in waiting)
         if not waiting and not messages and not readings:
             return True

@@ -54,7 +54,7 @@ def pipeline(aws: AwsSession, state: State) -> Pipeline:
         s3=aws.client("s3"),
         sqs=aws.client("sqs"),
         bucket=deployed["BucketName"],
-        queues=[deployed["ObjectQueueUrl"], deployed["ObjectDeadLettersUrl"], deployed["RuleErrorQueueUrl"]],
+        rule_errors=deployed["RuleErrorQueueUrl"],
         database=database("local", application_name="fleet demo"),
         undelivered=lambda: balance.spooled_readings(LOCAL / "firehose" / "spool"),
     )

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from infra.ingest import RAW_PREFIX
+from infra.names import RAW_PREFIX
 from infra.settings import load
 from ops.aws import outputs, session_for
 from ops.target import database

@@ -1,5 +1,6 @@
 """Starting the Firehose process: its own identity on the emulator, and the wait until it delivers."""
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -47,10 +48,8 @@ def _identity(folder: Path, emulator: Emulator, iot: "IoTClient") -> None:
         f'{{"Effect": "Allow", "Action": "iot:Subscribe", "Resource": "{arn}:topicfilter/{TOPIC}/*"}},'
         f'{{"Effect": "Allow", "Action": "iot:Receive", "Resource": "{arn}:topic/{TOPIC}/*"}}]}}'
     )
-    try:
+    with contextlib.suppress(iot.exceptions.ResourceAlreadyExistsException):
         iot.create_policy(policyName=_POLICY, policyDocument=document)
-    except iot.exceptions.ResourceAlreadyExistsException:
-        pass
     pair = iot.create_keys_and_certificate(setAsActive=True)
     iot.attach_policy(policyName=_POLICY, target=pair["certificateArn"])
     (folder / "root-ca.pem").write_text(emulators.authority(emulator))

@@ -46,7 +46,7 @@ class Spool:
         """Adds a record (with its separator); when this returns it is out of this process's hands."""
         with self._lock:
             if self._file is not None and self._written + len(record) > self._size_bytes:
-                self._close()
+                self._finish(self._file)
             if self._file is None:
                 name = f"{time.time_ns() // 1000}_{uuid.uuid4()}.open"
                 self._file = (self._folder / name).open("xb", buffering=0)
@@ -59,14 +59,20 @@ class Spool:
         """The batches to deliver now, oldest first."""
         with self._lock:
             if self._file is not None and (everything or time.monotonic() - self._opened >= self._interval_seconds):
-                self._close()
+                self._finish(self._file)
         for file in sorted(self._folder.glob("*.batch")):
             yield Batch(file)
 
-    def _close(self) -> None:
-        assert self._file is not None  # noqa: S101 - both callers have just looked
-        self._file.close()
-        open_file = Path(str(self._file.name))
+    def close(self) -> None:
+        """Lets go of the open file, without delivering it: the next process will."""
+        with self._lock:
+            if self._file is not None:
+                self._file.close()
+                self._file = None
+
+    def _finish(self, file: BinaryIO) -> None:
+        file.close()
+        open_file = Path(str(file.name))
         open_file.rename(open_file.with_suffix(".batch"))
         self._file = None
 

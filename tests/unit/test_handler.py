@@ -1,0 +1,131 @@
+"""The handlers, with S3, SQS and Secrets Manager played by moto and the database out of reach or not needed."""
+
+import base64
+import json
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import boto3
+import pytest
+from moto import mock_aws
+
+from lambdas.processor import handler as processor
+from lambdas.rule_errors.handler import quarantined
+from lambdas.shared import retry
+from lambdas.shared.database import DatabaseSecret, DatabaseSecretError, decode_secret, read_secret
+
+
+@pytest.fixture
+def queue_url(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": "testing",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "RETENTION_DAYS": "30",
+        "MAX_FUTURE_SECONDS": "3600",
+    }.items():
+        monkeypatch.setenv(name, value)
+    with mock_aws(), socket.socket() as nobody_listens:
+        nobody_listens.bind(("127.0.0.1", 0))
+        secret = {"host": "127.0.0.1", "port": nobody_listens.getsockname()[1], "username": "u", "password": "hunter2"}
+        arn = boto3.client("secretsmanager").create_secret(Name="loader", SecretString=json.dumps(secret))["ARN"]
+        monkeypatch.setenv("DATABASE_SECRET_ARN", arn)
+        url = boto3.client("sqs").create_queue(QueueName="objects")["QueueUrl"]
+        monkeypatch.setenv("OBJECT_QUEUE_URL", url)
+        retry._sqs.cache_clear()
+        yield url
+    retry._sqs.cache_clear()
+
+
+def receive(url: str, *bodies: str) -> list[dict[str, Any]]:
+    """Messages as Lambda hands them to a handler, received for real so that their receipt handles are."""
+    sqs = boto3.client("sqs")
+    for body in bodies:
+        sqs.send_message(QueueUrl=url, MessageBody=body)
+    received = sqs.receive_message(
+        QueueUrl=url, MaxNumberOfMessages=10, VisibilityTimeout=720, AttributeNames=["ApproximateReceiveCount"]
+    )
+    return [
+        {
+            "messageId": message["MessageId"],
+            "receiptHandle": message["ReceiptHandle"],
+            "body": message["Body"],
+            "attributes": message["Attributes"],
+        }
+        for message in received["Messages"]
+    ]
+
+
+OBJECT = json.dumps(
+    {"Records": [{"eventName": "ObjectCreated:Put", "s3": {"bucket": {"name": "b"}, "object": {"key": "year=1"}}}]}
+)
+TEST_EVENT = json.dumps({"Service": "Amazon S3", "Event": "s3:TestEvent"})
+
+
+def test_a_database_out_of_reach_fails_only_the_messages_that_need_it(
+    queue_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    messages = receive(queue_url, OBJECT, TEST_EVENT)
+    response = processor.handler({"Records": messages}, None)
+    failed = [message["messageId"] for message in messages if message["body"] == OBJECT]
+    assert response == {"batchItemFailures": [{"itemIdentifier": failed[0]}]}
+    [record] = caplog.records
+    assert vars(record)["fault"] == "OperationalError"
+    assert "hunter2" not in str(vars(record))
+
+
+def test_a_message_that_is_no_s3_event_fails_alone(queue_url: str) -> None:
+    messages = receive(queue_url, "nonsense", TEST_EVENT)
+    response = processor.handler({"Records": messages}, None)
+    assert len(response["batchItemFailures"]) == 1
+
+
+def test_a_failed_message_comes_back_soon(queue_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retry, "delay_seconds", lambda _: 0)
+    processor.handler({"Records": receive(queue_url, OBJECT)}, None)
+    again = boto3.client("sqs").receive_message(QueueUrl=queue_url)
+    assert len(again["Messages"]) == 1, "it would have been hidden for 720 s"
+
+
+def test_waits_grow_up_to_a_quarter_of_an_hour() -> None:
+    waits = [retry.delay_seconds(deliveries) for deliveries in range(1, 30)]
+    assert 3 <= waits[0] <= 4
+    assert all(675 <= wait <= 900 for wait in waits[10:])
+    assert sum(waits[:20]) > 2.5 * 3600, "an outage of hours is outlasted before the dead-letter queue"
+
+
+def test_a_secret_that_is_not_filled_in_says_which_member(queue_url: str) -> None:
+    arn = boto3.client("secretsmanager").create_secret(
+        Name="empty", SecretString=json.dumps({"host": "", "username": "iot_loader", "password": "hunter2"})
+    )["ARN"]
+    with pytest.raises(DatabaseSecretError, match=r"empty.*is not filled in.*host") as caught:
+        read_secret(arn)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_secret_is_not_shown_by_its_repr() -> None:
+    secret = decode_secret('{"host": "h", "username": "u", "password": "hunter2"}', "x")
+    assert isinstance(secret, DatabaseSecret)
+    assert "hunter2" not in f"{secret!r} {secret}"
+
+
+def test_a_rule_error_becomes_its_original_payload() -> None:
+    document = {
+        "ruleName": "TelemetryToFirehose",
+        "topic": "iot/telemetry/device-00003",
+        "base64OriginalPayload": base64.b64encode(b"\xff broken").decode(),
+        "failures": [{"failedAction": "FirehoseAction", "failedResource": "s", "errorMessage": "denied"}],
+    }
+    row = quarantined(json.dumps(document))
+    assert (row.device_id, row.reason, row.raw) == (
+        "device-00003",
+        "rule_action_failed: FirehoseAction",
+        b"\xff broken",
+    )
+
+
+@pytest.mark.parametrize("body", ["", "{}", '{"topic": "a", "base64OriginalPayload": "***"}'])
+def test_an_unreadable_rule_error_is_quarantined_whole(body: str) -> None:
+    row = quarantined(body)
+    assert (row.reason, row.raw) == ("rule_error_unreadable", body.encode())
