@@ -124,7 +124,7 @@ def _database(
         password=server.password,
         ca=server.ca_file.read_text(),
     )
-    return Database("docker" if kind == "docker" else "debian", server.host, server.port, server.dbname), secret
+    return Database(server.provider, server.host, server.port, server.dbname), secret
 
 
 def _migrate(emulator: Emulator, admin: DatabaseSecret, progress: Progress) -> None:

@@ -168,9 +168,8 @@ def _stop_once(stop: threading.Event) -> "signal._HANDLER":
 
 def _add_rooms() -> None:
     """The commands that live beside the code they are about."""
-    from simulator.cli import simulate
-
     from certs.cli import app as certs_app
+    from simulator.cli import simulate
 
     app.add_typer(certs_app, name="certs", help="Device identities: issue, register, list, check, unregister.")
     app.command()(simulate)

@@ -22,10 +22,17 @@ from lambdas.migrator.migrate import migrate, read_migrations
 from local import emulator as emulators
 from local import processes, timescaledb
 from local.state import Emulator
+from local.timescaledb import packages
 
 
 def _say(text: str) -> None:
     print(f"[{text}]", flush=True)
+
+
+@pytest.fixture(scope="session")
+def timescaledb_dist() -> Path:
+    """PostgreSQL and TimescaleDB from Debian's packages, downloaded once and kept for later runs."""
+    return packages.install(_FOLDER / "timescaledb", _say)
 
 
 @pytest.fixture(scope="session")
