@@ -1,0 +1,165 @@
+"""`fleet simulate`."""
+
+import json
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from infra.settings import load
+from ops.errors import UserError
+from simulator.config import SimulatorConfig, load_config
+from simulator.console import print_totals, progress_on
+from simulator.identity import DeviceIdentityLike
+from simulator.report import RunReport
+
+_DEFAULT = SimulatorConfig()
+
+
+def simulate(
+    device_count: Annotated[
+        int | None, typer.Option("--device-count", help=f"Number of devices. (default: {_DEFAULT.device_count})")
+    ] = None,
+    interval: Annotated[
+        float | None,
+        typer.Option("--interval", help=f"Seconds between readings. (default: {_DEFAULT.interval_seconds:g})"),
+    ] = None,
+    duration: Annotated[
+        float | None, typer.Option("--duration", help="Seconds to run. (default: until Ctrl-C)")
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option("--batch", help=f"Readings per message at most. (default: {_DEFAULT.batch})")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", help=f"Same seed, same signals. (default: {_DEFAULT.seed})")
+    ] = None,
+    config: Annotated[Path | None, typer.Option("--config", help="YAML; see simulator/fleet.example.yaml.")] = None,
+    endpoint: Annotated[
+        str | None,
+        typer.Option(
+            "--endpoint", "--mqtt-broker", metavar="HOST:PORT", help="The broker. (default: the running local stack's)"
+        ),
+    ] = None,
+    topic: Annotated[
+        str | None,
+        typer.Option("--topic", help="The thing's name is appended. (default: the rule's, through Basic Ingest)"),
+    ] = None,
+    prefix: Annotated[
+        str | None, typer.Option("--prefix", help=f"Of the things' names. (default: {_DEFAULT.prefix})")
+    ] = None,
+    store: Annotated[
+        Path | None,
+        typer.Option("--store", help="Identities from this folder, as they are. (default: the environment's own)"),
+    ] = None,
+    env: Annotated[str, typer.Option("--env", help="Environment that the devices belong to.")] = "local",
+    unthrottled: Annotated[
+        bool, typer.Option("--unthrottled", help="Leave AWS's limits per connection aside.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress, only the totals.")] = False,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write the account of the run to this file.")
+    ] = None,
+) -> None:
+    """Simulate a fleet of devices: an identity, a mutual TLS connection and plausible readings each.
+
+    Ends after --duration or at Ctrl-C, when what is in flight has been acknowledged; a second Ctrl-C ends it at once.
+    The exit status is 0 if every reading was acknowledged, else 1.
+    """
+    settings = load_config(
+        config,
+        options={
+            "device_count": device_count,
+            "interval_seconds": interval,
+            "duration_seconds": duration,
+            "batch": batch,
+            "seed": seed,
+            "endpoint": endpoint,
+            "topic": topic,
+            "prefix": prefix,
+            "unthrottled": unthrottled or None,
+        },
+        topic=load(env).names.basic_ingest_topic,
+    )
+    if json_file is not None:
+        _check_writable(json_file)
+    from simulator.engine import run
+
+    console = Console(stderr=True, quiet=quiet)
+    host, port = _endpoint(settings, env)
+    identities = _identities(settings, env, store, console)
+    stop = threading.Event()
+    with _stop_on_signals(stop), progress_on(console) as show:
+        report = run(settings, identities, host, port, stop=stop, on_progress=show)
+    print_totals(Console(), report)
+    if json_file is not None:
+        _write_json(json_file, report)
+    raise typer.Exit(0 if report.complete else 1)
+
+
+def _endpoint(settings: SimulatorConfig, env: str) -> tuple[str, int]:
+    if settings.endpoint is not None:
+        return settings.endpoint.host, settings.endpoint.port
+    from ops.target import mqtt_endpoint
+
+    return mqtt_endpoint(env)
+
+
+def _identities(
+    settings: SimulatorConfig, env: str, store: Path | None, console: Console
+) -> Sequence[DeviceIdentityLike]:
+    names = settings.thing_names()
+    if store is not None:
+        from certs.store import IdentityStore
+
+        identities = IdentityStore(store)
+        return [identities.identity(name) for name in names]
+    from ops.target import ensure_devices
+
+    with console.status("registering devices") as status:
+        return ensure_devices(
+            env, names, progress=lambda done, total: status.update(f"registering devices: {done} of {total}")
+        )
+
+
+@contextmanager
+def _stop_on_signals(stop: threading.Event) -> Iterator[None]:
+    """SIGINT and SIGTERM set `stop`; the next one interrupts."""
+
+    def handle(_: int, __: FrameType | None) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _check_writable(file: Path) -> None:
+    """Tell before the run, not after it. Raises `UserError`."""
+    if file.is_dir():
+        raise UserError(f"--json {file}: is a folder: name a file")
+    try:
+        _beside(file).touch()
+        _beside(file).unlink()
+    except OSError as error:
+        raise UserError(f"--json {file}: cannot be written: {error.strerror}") from error
+
+
+def _write_json(file: Path, report: RunReport) -> None:
+    """Write it whole or not at all."""
+    _beside(file).write_text(json.dumps(report.as_json(), indent=1) + "\n", encoding="utf-8")
+    _beside(file).replace(file)
+
+
+def _beside(file: Path) -> Path:
+    return file.with_name(f".{file.name}.part")

@@ -1,0 +1,35 @@
+"""How long acknowledgements take: a histogram of constant size, whatever the number of messages."""
+
+import math
+
+_LOWEST_SECONDS = 1e-4
+_PER_DOUBLING = 10  # buckets 7 % wide
+_BUCKETS = 240  # up to about 25 minutes
+
+
+class LatencyHistogram:
+    """Counts latencies in buckets 7 % wide."""
+
+    __slots__ = ("_counts", "count", "max_seconds")
+
+    def __init__(self) -> None:
+        self._counts = [0] * _BUCKETS
+        self.count = 0
+        self.max_seconds = 0.0
+
+    def add(self, seconds: float) -> None:
+        """Count one latency."""
+        bucket = 0 if seconds <= _LOWEST_SECONDS else int(math.log2(seconds / _LOWEST_SECONDS) * _PER_DOUBLING) + 1
+        self._counts[min(bucket, _BUCKETS - 1)] += 1
+        self.count += 1
+        self.max_seconds = max(self.max_seconds, seconds)
+
+    def percentile_ms(self, percent: float) -> float | None:
+        """Milliseconds that `percent` of the latencies did not exceed (upper edge of a bucket); None before the first."""
+        wanted = math.ceil(self.count * percent / 100)
+        seen = 0
+        for bucket, count in enumerate(self._counts):
+            seen += count
+            if count and seen >= wanted:
+                return min(_LOWEST_SECONDS * 2 ** (bucket / _PER_DOUBLING), self.max_seconds) * 1000
+        return None
