@@ -1,9 +1,10 @@
 """The handler of iot-telemetry-processor: SQS messages with S3 events in, the ids of those to deliver again out."""
 
 import os
+from contextlib import AbstractContextManager, closing
 from datetime import UTC, datetime
 from functools import cache
-from typing import IO, Any
+from typing import Any
 
 import boto3
 import psycopg
@@ -11,9 +12,9 @@ from aws_lambda_powertools import Logger
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
+from lambdas.processor.limits import Limits
 from lambdas.processor.load import load_object
-from lambdas.processor.parse import Limits
-from lambdas.processor.raw_object import ObjectVersion, UnreadableObjectError, objects_of, spooled
+from lambdas.processor.raw_object import Body, ObjectVersion, UnreadableObjectError, objects_of
 from lambdas.shared.connection import KeptConnection
 from lambdas.shared.retry import retry_later
 
@@ -56,7 +57,7 @@ def _load(version: ObjectVersion, message_id: str) -> None:
         retention_days=int(os.environ["RETENTION_DAYS"]),
         max_future_seconds=int(os.environ["MAX_FUTURE_SECONDS"]),
     )
-    outcome = load_object(_database.get(), version, lambda: _download(version), limits)
+    outcome = load_object(_database.get(), version, lambda: _open(version), limits)
     logger.info(
         "object " + outcome.status,
         message_id=message_id,
@@ -71,12 +72,12 @@ def _load(version: ObjectVersion, message_id: str) -> None:
     )
 
 
-def _download(version: ObjectVersion) -> IO[bytes]:
+def _open(version: ObjectVersion) -> AbstractContextManager[Body]:
     request = {"Bucket": version.bucket, "Key": version.key}
     if version.version_id:
         request["VersionId"] = version.version_id
     try:
-        return spooled(_s3().get_object(**request)["Body"])
+        return closing(_s3().get_object(**request)["Body"])
     except ClientError as error:
         if error.response["Error"]["Code"] in _GONE:
             raise UnreadableObjectError("object_does_not_exist") from None

@@ -5,28 +5,28 @@ reading that is already there (a QoS 1 redelivery in another object) a counted d
 """
 
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from datetime import datetime
-from operator import itemgetter
-from typing import IO, Literal
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Literal
 
 import psycopg
 from psycopg import errors
-from psycopg.types.json import Jsonb
 
-from lambdas.processor.parse import Limits, Row, parse_line
-from lambdas.processor.raw_object import ObjectVersion, UnreadableObjectError, lines
-from lambdas.shared import quarantine
-from lambdas.shared.quarantine import Quarantined
+from lambdas.processor.binary_copy import COLUMNS, HEADER, TRAILER, Encoder
+from lambdas.processor.clean import encode_clean
+from lambdas.processor.limits import Limits
+from lambdas.processor.parse import Row, parse_line
+from lambdas.processor.raw_object import Body, LongLine, ObjectVersion, UnreadableObjectError, line_blocks
+from lambdas.shared.quarantine import Quarantined, Spill
 
-_COLUMNS = "device_id, timestamp, seq, temperature, humidity, pressure, battery, extra, quality, received_at, object_id"
-_TYPES = ["text", "timestamptz", "int8", *["float8"] * 4, "jsonb", "int2", "timestamptz", "int8"]
-_KEY = itemgetter(0, 1, 2)
-_EXTRA = Row._fields.index("extra")
+_COLUMNS = ", ".join(COLUMNS)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
 
-Opener = Callable[[], IO[bytes]]
-"""Returns the object's bytes. Raises UnreadableObjectError when the object does not exist."""
+Opener = Callable[[], AbstractContextManager[Body]]
+"""Opens the object at its beginning, each time it is called. Raises UnreadableObjectError when it does not exist."""
 
 
 @dataclass
@@ -34,22 +34,16 @@ class Outcome:
     """What became of an object's readings: readings = rows + duplicates + quarantined."""
 
     status: Literal["loaded", "rejected", "already_loaded"]
+    object_id: int | None = None
     reason: str | None = None
     readings: int = 0
     rows: int = 0
     duplicates: int = 0
     quarantined: int = 0
     milliseconds: int = 0
-
-
-@dataclass
-class _Tally:
-    """What one pass over the object found."""
-
-    rows: int = 0
     first: datetime | None = None
+    """Smallest timestamp of a row or duplicate."""
     last: datetime | None = None
-    quarantined: list[Quarantined] = field(default_factory=list)
 
 
 def load_object(connection: psycopg.Connection, version: ObjectVersion, open_object: Opener, limits: Limits) -> Outcome:
@@ -64,22 +58,11 @@ def load_object(connection: psycopg.Connection, version: ObjectVersion, open_obj
         if object_id is None:
             return Outcome("already_loaded")
         try:
-            with open_object() as stream:
-                tally, duplicates = _store(connection, cursor, object_id, stream, limits)
+            outcome = _store(connection, cursor, object_id, open_object, limits)
         except UnreadableObjectError as error:
-            outcome = Outcome("rejected", reason=str(error))
-            tally = _Tally()
-        else:
-            quarantine.insert(cursor, tally.quarantined, object_id=object_id)
-            outcome = Outcome(
-                "loaded",
-                readings=tally.rows + len(tally.quarantined),
-                rows=tally.rows - duplicates,
-                duplicates=duplicates,
-                quarantined=len(tally.quarantined),
-            )
+            outcome = Outcome("rejected", object_id, reason=str(error))
         outcome.milliseconds = round((time.monotonic() - started) * 1000)
-        _record(cursor, object_id, outcome, tally)
+        _record(cursor, object_id, outcome)
     return outcome
 
 
@@ -98,21 +81,23 @@ def _claim(cursor: psycopg.Cursor, version: ObjectVersion) -> int | None:
 
 
 def _store(
-    connection: psycopg.Connection, cursor: psycopg.Cursor, object_id: int, stream: IO[bytes], limits: Limits
-) -> tuple[_Tally, int]:
-    """Copies the object's rows; returns what was found and how many rows were there already.
+    connection: psycopg.Connection, cursor: psycopg.Cursor, object_id: int, open_object: Opener, limits: Limits
+) -> Outcome:
+    """Copies the object's rows and quarantines the rest.
 
-    Straight into the hypertable first. Only a unique violation, which undoes the savepoint, proves that the slower
-    way through a temporary table is needed.
+    Straight into the hypertable first. Only a unique violation (or a deadlock with a loader of the same readings),
+    which undoes the savepoint, proves that the slower way through a temporary table is needed.
     """
     try:
-        with connection.transaction():
-            return _copy(cursor, "telemetry", object_id, _parsed(stream, limits)), 0
-    except errors.UniqueViolation:
+        with connection.transaction(), _Pass(cursor, object_id, limits) as done:
+            done.copy("telemetry", open_object)
+            return done.outcome(duplicates=0)
+    except (errors.UniqueViolation, errors.DeadlockDetected):
         pass
-    with connection.transaction():
+    with connection.transaction(), _Pass(cursor, object_id, limits) as done:
+        cursor.execute("SET LOCAL work_mem = '64MB'")
         cursor.execute("CREATE TEMPORARY TABLE incoming (LIKE telemetry) ON COMMIT DROP")
-        tally = _copy(cursor, "incoming", object_id, _parsed(stream, limits))
+        done.copy("incoming", open_object)
         # Sorted by key, so that two loaders with overlapping readings wait for each other and cannot deadlock.
         cursor.execute(
             f"INSERT INTO telemetry ({_COLUMNS}) SELECT {_COLUMNS} FROM incoming "  # noqa: S608 - constants
@@ -120,41 +105,86 @@ def _store(
         )
         stored = cursor.rowcount
         cursor.execute("DROP TABLE incoming")
-    return tally, tally.rows - stored
+        return done.outcome(duplicates=done.rows - stored)
 
 
-def _parsed(stream: IO[bytes], limits: Limits) -> Iterator[Row | Quarantined]:
-    for number, line in enumerate(lines(stream), start=1):
-        yield from parse_line(number, line, limits)
+class _Pass:
+    """One pass over the object: its rows into a table, the rest aside, and what there was of each."""
+
+    def __init__(self, cursor: psycopg.Cursor, object_id: int, limits: Limits) -> None:
+        self._cursor = cursor
+        self._object_id = object_id
+        self._limits = limits
+        self._encoder = Encoder(object_id)
+        self._refused = Spill()
+        self._first: int | None = None
+        self._last: int | None = None
+        self.rows = 0
+
+    def __enter__(self) -> "_Pass":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._refused.close()
+
+    def copy(self, table: Literal["telemetry", "incoming"], open_object: Opener) -> None:
+        """Copies every row of the object into `table`. Raises UnreadableObjectError when the object is broken."""
+        number = 0
+        statement = f"COPY {table} ({_COLUMNS}) FROM STDIN (FORMAT BINARY)"
+        with open_object() as body, self._cursor.copy(statement) as copy:
+            copy.write(HEADER)
+            for block in line_blocks(body):
+                data: list[bytes] = []
+                for line in block:
+                    number += 1
+                    clean = encode_clean(line, self._limits, self._encoder) if type(line) is bytes else None
+                    if clean is None:
+                        data += self._judge(number, line)
+                    else:
+                        data.append(clean.data)
+                        self._count(clean.rows, clean.first, clean.last)
+                copy.write(b"".join(data))
+            copy.write(TRAILER)
+
+    def _judge(self, number: int, line: bytes | LongLine) -> list[bytes]:
+        """The rows of a line that is not clean; what is no row is put aside for quarantine."""
+        if isinstance(line, LongLine):
+            self._refused.add(Quarantined(number, None, None, "too_large", line.start, line.length_bytes))
+            return []
+        rows = []
+        for item in parse_line(number, line, self._limits):
+            if isinstance(item, Row):
+                milliseconds = (item.timestamp - _EPOCH) // _MILLISECOND
+                self._count(1, milliseconds, milliseconds)
+                rows.append(self._encoder.row(item))
+            else:
+                self._refused.add(item)
+        return rows
+
+    def _count(self, rows: int, first: int, last: int) -> None:
+        """Counts rows whose timestamps (epoch milliseconds) lie from `first` to `last`."""
+        self.rows += rows
+        if self._first is None or first < self._first:
+            self._first = first
+        if self._last is None or last > self._last:
+            self._last = last
+
+    def outcome(self, *, duplicates: int) -> Outcome:
+        """Stores what was put aside and sums up."""
+        self._refused.store(self._cursor, object_id=self._object_id)
+        return Outcome(
+            "loaded",
+            self._object_id,
+            readings=self.rows + self._refused.count,
+            rows=self.rows - duplicates,
+            duplicates=duplicates,
+            quarantined=self._refused.count,
+            first=_at(self._first),
+            last=_at(self._last),
+        )
 
 
-def _copy(
-    cursor: psycopg.Cursor, table: Literal["telemetry", "incoming"], object_id: int, parsed: Iterator[Row | Quarantined]
-) -> _Tally:
-    tally = _Tally()
-    rows: list[Row] = []
-    for item in parsed:
-        if isinstance(item, Row):
-            rows.append(item)
-        else:
-            tally.quarantined.append(item)
-    rows.sort(key=_KEY)
-    with cursor.copy(f"COPY {table} ({_COLUMNS}) FROM STDIN (FORMAT BINARY)") as copy:
-        copy.set_types(_TYPES)
-        for row in rows:
-            values: list[object] = [*row, object_id]
-            if row.extra is not None:
-                # It is JSON text already: only the protocol's wrapper is missing.
-                values[_EXTRA] = Jsonb(row.extra, dumps=str.encode)
-            copy.write_row(values)
-    tally.rows = len(rows)
-    if rows:
-        tally.first = min(row.timestamp for row in rows)
-        tally.last = max(row.timestamp for row in rows)
-    return tally
-
-
-def _record(cursor: psycopg.Cursor, object_id: int, outcome: Outcome, tally: _Tally) -> None:
+def _record(cursor: psycopg.Cursor, object_id: int, outcome: Outcome) -> None:
     cursor.execute(
         "UPDATE ingest.objects SET status = %s, reason = %s, readings = %s, rows = %s, duplicates = %s, "
         "quarantined = %s, first_timestamp = %s, last_timestamp = %s, milliseconds = %s, loaded_at = clock_timestamp() "
@@ -166,9 +196,13 @@ def _record(cursor: psycopg.Cursor, object_id: int, outcome: Outcome, tally: _Ta
             outcome.rows,
             outcome.duplicates,
             outcome.quarantined,
-            tally.first,
-            tally.last,
+            outcome.first,
+            outcome.last,
             outcome.milliseconds,
             object_id,
         ),
     )
+
+
+def _at(milliseconds: int | None) -> datetime | None:
+    return None if milliseconds is None else _EPOCH + milliseconds * _MILLISECOND

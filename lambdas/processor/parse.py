@@ -3,12 +3,12 @@
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 import msgspec
 
+from lambdas.processor.limits import Limits
 from lambdas.shared.contract import MAX_LINE_BYTES, METRICS, NO_SEQ
 from lambdas.shared.quarantine import MAX_RAW_BYTES, Quarantined
 
@@ -35,19 +35,6 @@ class Row(NamedTuple):
     extra: str | None
     quality: int
     received_at: datetime | None
-
-
-@dataclass(frozen=True)
-class Limits:
-    """The span of plausible device timestamps."""
-
-    oldest: datetime
-    newest: datetime
-
-    @classmethod
-    def around(cls, now: datetime, *, retention_days: int, max_future_seconds: int) -> "Limits":
-        """From the retention's edge to a little in the future (a device's clock may be ahead)."""
-        return cls(now - timedelta(days=retention_days), now + timedelta(seconds=max_future_seconds))
 
 
 class _Refused(Exception):  # noqa: N818 - not an error: a verdict on one reading

@@ -1,20 +1,18 @@
 """Raw objects: which S3 objects an event names, and their lines."""
 
-import gzip
 import json
-import shutil
-import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
-from typing import IO, Protocol, cast
+from typing import Protocol
 from urllib.parse import unquote_plus
 
 from lambdas.shared.contract import MAX_LINE_BYTES
 
 _GZIP_MAGIC = b"\x1f\x8b"
-_IN_MEMORY_BYTES = 8 * 1024 * 1024
-_READ_BYTES = 256 * 1024
+_GZIP_WINDOW = 31  # zlib's: gzip header and trailer, 32 KiB window
+_READ_BYTES = 64 * 1024
+_CHUNK_BYTES = 512 * 1024
 
 
 @dataclass(frozen=True)
@@ -64,33 +62,71 @@ def objects_of(message_body: str) -> list[ObjectVersion]:
         raise ValueError(f"not an S3 event: {error!r}") from None
 
 
-def spooled(body: Body) -> IO[bytes]:
-    """The object's bytes in a file (in memory while small), so that they can be read twice and S3 is asked once."""
-    spool = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY_BYTES)  # noqa: SIM115 - the caller closes it
-    shutil.copyfileobj(body, spool, _READ_BYTES)
-    return spool
+@dataclass(frozen=True)
+class LongLine:
+    """A line too long to be a message, of which only the beginning was kept."""
+
+    start: bytes
+    length_bytes: int
 
 
-def lines(stream: IO[bytes]) -> Iterator[bytes]:
-    """The lines of an object from its beginning, without their newline; gzip (of any number of members) or plain.
+def line_blocks(body: Body) -> Iterator[list[bytes | LongLine]]:
+    """The lines of an object, a block at a time; gzip (of any number of members) or plain.
 
-    A line longer than MAX_LINE_BYTES comes cut to just over that length, so that its reader sees it is too large
-    and memory stays bounded. Raises UnreadableObjectError when the gzip is broken or ends early.
+    Memory stays bounded whatever the object's size, its compression ratio or the length of a line: a line longer than
+    MAX_LINE_BYTES may come as a LongLine. Raises UnreadableObjectError when the gzip is broken or ends early.
     """
-    stream.seek(0)
-    magic = stream.read(2)
-    stream.seek(0)
-    source = cast(IO[bytes], gzip.GzipFile(fileobj=stream, mode="rb")) if magic == _GZIP_MAGIC else stream
-    limit = MAX_LINE_BYTES + 2
+    rest = b""
+    chunks = _decompressed(body)
+    for chunk in chunks:
+        *lines, rest = (rest + chunk).split(b"\n")
+        if lines:
+            yield [*lines]
+        while len(rest) > MAX_LINE_BYTES:
+            long, after = _skip_line(rest, chunks)
+            *lines, rest = after.split(b"\n")
+            yield [long, *lines]
+    if rest:
+        yield [rest]
+
+
+def _skip_line(start: bytes, chunks: Iterator[bytes]) -> tuple[LongLine, bytes]:
+    """Reads on to the end of a line; returns it cut, and what follows it."""
+    length = len(start)
+    for chunk in chunks:
+        end = chunk.find(b"\n")
+        if end >= 0:
+            return LongLine(start[:MAX_LINE_BYTES], length + end), chunk[end + 1 :]
+        length += len(chunk)
+    return LongLine(start[:MAX_LINE_BYTES], length), b""
+
+
+def _decompressed(body: Body) -> Iterator[bytes]:
+    data = body.read(_READ_BYTES)
+    if not data.startswith(_GZIP_MAGIC):
+        while data:
+            yield data
+            data = body.read(_READ_BYTES)
+        return
     try:
-        while line := source.readline(limit):
-            if len(line) == limit and not line.endswith(b"\n"):
-                yield line
-                while (rest := source.readline(_READ_BYTES)) and not rest.endswith(b"\n"):
-                    pass
-            else:
-                yield line.removesuffix(b"\n").removesuffix(b"\r")
-    except EOFError:
-        raise UnreadableObjectError("gzip_truncated") from None
-    except (gzip.BadGzipFile, zlib.error):
+        while data:
+            data = yield from _gzip_member(data, body)
+    except zlib.error:
         raise UnreadableObjectError("gzip_corrupt") from None
+
+
+def _gzip_member(data: bytes, body: Body) -> Generator[bytes, None, bytes]:
+    """Yields one gzip member's contents; returns what follows it, less the zero bytes some writers pad with."""
+    member = zlib.decompressobj(_GZIP_WINDOW)
+    while not member.eof:
+        if not data:
+            raise UnreadableObjectError("gzip_truncated")
+        if chunk := member.decompress(data, _CHUNK_BYTES):
+            yield chunk
+        data = member.unconsumed_tail or (b"" if member.eof else body.read(_READ_BYTES))
+        if not data and not member.eof and (chunk := member.decompress(b"", _CHUNK_BYTES)):
+            yield chunk
+    after = member.unused_data.lstrip(b"\0")
+    while not after and (more := body.read(_READ_BYTES)):
+        after = more.lstrip(b"\0")
+    return after

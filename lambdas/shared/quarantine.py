@@ -1,8 +1,10 @@
 """Quarantine: what could not become a row is kept with its reason, in a form that any database can store."""
 
+import tempfile
 from collections.abc import Iterable
 from typing import NamedTuple
 
+import msgspec
 import psycopg
 
 MAX_RAW_BYTES = 8 * 1024
@@ -36,3 +38,38 @@ def insert(
             for row in rows
         ],
     )
+
+
+class Spill:
+    """Puts refused lines aside during a COPY, which leaves the connection no room for them; in a file when many."""
+
+    _IN_MEMORY_BYTES = 4 * 1024 * 1024
+    _BATCH = 500
+
+    def __init__(self) -> None:
+        self._file = tempfile.SpooledTemporaryFile(max_size=self._IN_MEMORY_BYTES)  # noqa: SIM115 - closed by close()
+        self._encode = msgspec.msgpack.Encoder().encode
+        self.count = 0
+
+    def add(self, refused: Quarantined) -> None:
+        """Puts one aside."""
+        encoded = self._encode(tuple(refused))
+        self._file.write(len(encoded).to_bytes(4) + encoded)
+        self.count += 1
+
+    def store(self, cursor: psycopg.Cursor, *, object_id: int) -> None:
+        """Inserts all of them as quarantined lines of an object."""
+        self._file.seek(0)
+        decode = msgspec.msgpack.Decoder(tuple[int | None, int | None, str | None, str, bytes, int]).decode
+        batch: list[Quarantined] = []
+        while length := self._file.read(4):
+            batch.append(Quarantined(*decode(self._file.read(int.from_bytes(length)))))
+            if len(batch) == self._BATCH:
+                insert(cursor, batch, object_id=object_id)
+                batch.clear()
+        if batch:
+            insert(cursor, batch, object_id=object_id)
+
+    def close(self) -> None:
+        """Lets go of the file."""
+        self._file.close()

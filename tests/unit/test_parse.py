@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lambdas.processor.parse import Limits, Row, parse_line
+from lambdas.processor.limits import Limits
+from lambdas.processor.parse import Row, parse_line
 from lambdas.shared.quarantine import Quarantined, storable
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)

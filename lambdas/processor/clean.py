@@ -1,0 +1,89 @@
+"""The fast path: messages in perfect order go from JSON to binary COPY without an object per value in between.
+
+A message is clean when every member is known, every metric is a number in its plausible range, and every timestamp is
+epoch milliseconds within the limits: msgspec's compiled decoder checks all of that but the timestamps. Whatever is not
+clean is left to `parse`, which is slower and knows a verdict for everything.
+"""
+
+from collections.abc import Sequence
+from typing import Annotated, NamedTuple
+
+import msgspec
+from msgspec import Meta
+
+from lambdas.processor.binary_copy import Encoder
+from lambdas.processor.limits import Limits
+from lambdas.shared.contract import METRICS
+
+_BIGINT_MAX = 2**63 - 1
+_Seq = Annotated[int, Meta(ge=-_BIGINT_MAX, le=_BIGINT_MAX)]
+_DeviceId = Annotated[str, Meta(min_length=1, max_length=128)]
+_MAX_MILLISECONDS = 253_402_300_799_999  # the year 9999
+_Stamp = Annotated[int, Meta(ge=0, le=_MAX_MILLISECONDS)]
+
+
+def _range(name: str) -> Meta:
+    metric = next(metric for metric in METRICS if metric.name == name)
+    return Meta(ge=metric.low, le=metric.high)
+
+
+_Temperature = Annotated[float, _range("temperature")]
+_Humidity = Annotated[float, _range("humidity")]
+_Pressure = Annotated[float, _range("pressure")]
+_Battery = Annotated[float, _range("battery")]
+
+
+class _Reading(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    ts: int
+    seq: _Seq
+    temperature: _Temperature | None = None
+    humidity: _Humidity | None = None
+    pressure: _Pressure | None = None
+    battery: _Battery | None = None
+
+
+class _Envelope(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    readings: Annotated[list[_Reading], Meta(min_length=1)]
+    device_id: _DeviceId
+    received_at: _Stamp
+
+
+class _Single(_Reading, forbid_unknown_fields=True, gc=False, kw_only=True):
+    device_id: _DeviceId
+    received_at: _Stamp
+
+
+_decode_envelope = msgspec.json.Decoder(_Envelope).decode
+_decode_single = msgspec.json.Decoder(_Single).decode
+_REFUSED = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+
+
+class Encoded(NamedTuple):
+    """The rows of one clean message, ready for COPY."""
+
+    rows: int
+    data: bytes
+    first: int
+    """Smallest timestamp, in epoch milliseconds."""
+    last: int
+    """Greatest timestamp, in epoch milliseconds."""
+
+
+def encode_clean(line: bytes, limits: Limits, encoder: Encoder) -> Encoded | None:
+    """The rows of a message, or None when it is not clean and must be parsed."""
+    try:
+        if line.startswith(b'{"readings"'):
+            envelope = _decode_envelope(line)
+            message: _Envelope | _Single = envelope
+            readings: Sequence[_Reading] = envelope.readings
+        else:
+            single = _decode_single(line)
+            message, readings = single, (single,)
+    except _REFUSED:
+        return None
+    times = [reading.ts for reading in readings]
+    first, last = min(times), max(times)
+    device_id = message.device_id
+    if first < limits.oldest_milliseconds or last > limits.newest_milliseconds or not device_id.isprintable():
+        return None
+    return Encoded(len(times), encoder.clean_rows(device_id, message.received_at, readings), first, last)
