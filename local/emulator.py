@@ -3,6 +3,7 @@
 import hashlib
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import urllib.error
@@ -86,7 +87,7 @@ def start(root: Path, python: Path, *, port: int | None, mqtt_port: int | None, 
         },
     )
     emulator = Emulator(process, port, mqtt_port)
-    if not processes.wait_until(process, lambda: answers(emulator), _READY_SECONDS):
+    if not processes.wait_until(process, lambda: answers(emulator) and _accepts(mqtt_port), _READY_SECONDS):
         raise UserError(f"the AWS emulator did not come up: {processes.last_lines(log)} (log: {log})")
     return emulator
 
@@ -97,6 +98,14 @@ def answers(emulator: Emulator) -> bool:
         with _open(emulator, "/_ministack/health") as response:
             return bool(response.status == 200)
     except (OSError, urllib.error.URLError):
+        return False
+
+
+def _accepts(port: int) -> bool:
+    try:
+        with socket.create_connection((HOST, port), timeout=1):
+            return True
+    except OSError:
         return False
 
 

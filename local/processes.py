@@ -11,6 +11,8 @@ import msgspec
 import psutil
 
 _STOP_SECONDS = 10.0
+_started: list[subprocess.Popen[bytes]] = []
+"""Kept, because a Popen that is forgotten while its process runs complains; these are meant to run on."""
 
 
 class ProcessRef(msgspec.Struct, frozen=True):
@@ -39,6 +41,7 @@ def start(command: Sequence[str], *, log: Path, environment: Mapping[str, str], 
         )
     finally:
         os.close(output)
+    _started.append(process)
     return ProcessRef(process.pid, psutil.Process(process.pid).create_time(), str(log))
 
 

@@ -7,6 +7,7 @@ import psycopg
 
 from certs.endpoint import amazon_root_cas, data_endpoint, write_trust_anchor
 from certs.registration import register
+from certs.registry import client_config
 from certs.store import DeviceIdentity, IdentityStore
 from infra.settings import load
 from lambdas.shared.database import DatabaseSecret, connect, decode_secret
@@ -15,6 +16,7 @@ from ops.errors import UserError
 from ops.paths import identity_store
 
 _MQTT_PORT = 8883
+_CONCURRENCY = 8
 
 
 def mqtt_endpoint(environment: str) -> tuple[str, int]:
@@ -40,11 +42,12 @@ def ensure_devices(
     write_trust_anchor(identities, _root_ca(environment))
     identities.ensure(thing_names)
     register(
-        session_for(environment).client("iot"),
+        session_for(environment).client("iot", config=client_config(_CONCURRENCY)),
         identities,
         thing_names,
         thing_type=names.thing_type,
         policy_name=names.device_policy,
+        concurrency=_CONCURRENCY,
         progress=progress,
     )
     return [identities.identity(name) for name in thing_names]

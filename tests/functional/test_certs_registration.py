@@ -1,21 +1,11 @@
-"""Registering a fleet with the real emulator, and what its MQTT listener makes of each identity.
-
-The emulator's Python is `FLEET_TEST_EMULATOR_PYTHON`, else that of `make setup`.
-"""
+"""Registering a fleet with the real emulator, and what its MQTT listener makes of each identity."""
 
 import json
-import os
-import socket
-import subprocess
-import time
-import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
 from awscrt import mqtt5
 from awsiot import mqtt5_client_builder
@@ -26,94 +16,34 @@ from certs.names import thing_names
 from certs.registration import register, unregister
 from certs.registry import client_config
 from certs.store import DeviceIdentity, IdentityStore
+from local import emulator as emulators
+from local import processes
+from local.state import Emulator
+from ops.aws import emulator_session
 from ops.errors import UserError
 
-ROOT = Path(__file__).parents[2]
-ACCOUNT, REGION = "111122223333", "eu-west-1"
 TYPE, POLICY = "IoTDevice", "IoTDevicePolicy"
 NAMES = thing_names(20)
 LATECOMER = "device-00021"
-START_SECONDS = 60
 CONNECT_SECONDS = 30
 
 
-@dataclass(frozen=True)
-class Emulator:
-    url: str
-    mqtt_port: int
-
-    def iot(self) -> Any:
-        return boto3.client(
-            "iot",
-            region_name=REGION,
-            endpoint_url=self.url,
-            aws_access_key_id=ACCOUNT,
-            aws_secret_access_key="test",
-            config=client_config(8),
-        )
-
-    def get(self, path: str) -> str:
-        with urllib.request.urlopen(f"{self.url}{path}", timeout=5) as answer:  # noqa: S310 -- our own emulator
-            return str(answer.read().decode())
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def registry_of(emulator: Emulator) -> Any:
+    return emulator_session(emulator.port).client("iot", config=client_config(8))
 
 
 @pytest.fixture(scope="module")
-def emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
-    python = Path(os.environ.get("FLEET_TEST_EMULATOR_PYTHON") or ROOT / ".local/emulator/venv/bin/python")
-    if not python.exists():
-        pytest.fail(f"no emulator at {python}: run `make setup`, or set FLEET_TEST_EMULATOR_PYTHON")
-    running = Emulator(f"http://127.0.0.1:{(port := free_port())}", free_port())
+def emulator(emulator_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
+    """One of this file's own: its tests look at the whole registry."""
     folder = tmp_path_factory.mktemp("emulator")
-    environment = {
-        "PATH": os.environ["PATH"],
-        "HOME": str(folder),
-        "TMPDIR": str(folder),
-        "MINISTACK_ACCOUNT_ID": ACCOUNT,
-        "MINISTACK_REGION": REGION,
-        "GATEWAY_PORT": str(port),
-        "IOT_MTLS_PORT": str(running.mqtt_port),
-        "BIND_HOST": "127.0.0.1",
-        "MINISTACK_HOST": "127.0.0.1",
-        "SFTP_ENABLED": "0",
-    }
-    with (folder / "emulator.log").open("wb") as log:
-        process = subprocess.Popen(
-            [python, "-m", "ministack"], cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT
-        )
-    try:
-        wait_until_up(running, process, folder / "emulator.log")
-        yield running
-    finally:
-        process.terminate()
-        try:
-            process.wait(timeout=20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def wait_until_up(running: Emulator, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while True:
-        assert process.poll() is None, log.read_text()
-        try:
-            running.get("/_ministack/health")
-            with socket.create_connection(("127.0.0.1", running.mqtt_port), timeout=1):
-                return
-        except OSError:
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.05)
+    running = emulators.start(folder, emulator_python, port=None, mqtt_port=None, before=None)
+    yield running
+    processes.stop(running.process)
 
 
 @pytest.fixture(scope="module")
 def iot(emulator: Emulator) -> Any:
-    client = emulator.iot()
+    client = registry_of(emulator)
     client.create_thing_type(thingTypeName=TYPE)
     everything = {"Effect": "Allow", "Action": "iot:*", "Resource": "*"}
     document = json.dumps({"Version": "2012-10-17", "Statement": [everything]})
@@ -124,7 +54,7 @@ def iot(emulator: Emulator) -> Any:
 @pytest.fixture(scope="module")
 def identities(emulator: Emulator, tmp_path_factory: pytest.TempPathFactory) -> IdentityStore:
     store = IdentityStore(tmp_path_factory.mktemp("certs") / "store")
-    write_trust_anchor(store, emulator.get("/_ministack/iot/ca.pem"))
+    write_trust_anchor(store, emulators.authority(emulator))
     store.ensure(NAMES)
     return store
 
@@ -176,7 +106,7 @@ def test_a_registered_fleet_is_what_it_should_be(iot: Any, identities: IdentityS
     for name in NAMES:
         certificate_id = pem.certificate_id(identities.certificate(name))
         (arn,) = iot.list_thing_principals(thingName=name)["principals"]
-        assert arn == f"arn:aws:iot:{REGION}:{ACCOUNT}:cert/{certificate_id}"
+        assert arn == f"arn:aws:iot:{emulators.REGION}:{emulators.ACCOUNT}:cert/{certificate_id}"
         found = iot.describe_certificate(certificateId=certificate_id)["certificateDescription"]
         assert (found["status"], found["certificateMode"]) == ("ACTIVE", "SNI_ONLY")
         assert [policy["policyName"] for policy in iot.list_attached_policies(target=arn)["policies"]] == [POLICY]
@@ -199,7 +129,7 @@ def test_an_unregistered_device_is_refused_until_it_is_registered(
 
 def test_a_device_of_another_ca_is_refused(emulator: Emulator, tmp_path: Path) -> None:
     somebody = IdentityStore(tmp_path / "somebody")
-    write_trust_anchor(somebody, emulator.get("/_ministack/iot/ca.pem"))
+    write_trust_anchor(somebody, emulators.authority(emulator))
     somebody.ensure(NAMES[:1])
     assert connect(emulator, somebody.identity(NAMES[0])) != "connected"
 
@@ -250,7 +180,7 @@ def test_two_registrations_at_once_end_as_one(
         return len(report.created) + len(report.repaired) + len(report.existing)
 
     with ThreadPoolExecutor(2) as pool:
-        assert list(pool.map(run, [emulator.iot(), emulator.iot()])) == [len(NAMES), len(NAMES)]
+        assert list(pool.map(run, [registry_of(emulator), registry_of(emulator)])) == [len(NAMES), len(NAMES)]
     assert register(iot, identities, NAMES, thing_type=TYPE, policy_name=POLICY).existing == tuple(NAMES)
     active = [found for found in iot.list_certificates()["certificates"] if found["status"] == "ACTIVE"]
     assert len(active) == len(NAMES)

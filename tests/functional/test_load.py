@@ -48,7 +48,7 @@ def load(
 
 
 def count(connection: psycopg.Connection, what: str = "telemetry") -> int:
-    row = connection.execute(f"SELECT count(*) FROM {what}").fetchone()  # type: ignore[arg-type]
+    row = connection.execute(f"SELECT count(*) FROM {what}").fetchone()
     assert row
     return int(row[0])
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from psycopg import sql
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.conninfo import make_conninfo
 
 from lambdas.migrator.migrate import Migration, MigrationError, migrate, read_migrations, set_login
 
@@ -81,8 +81,7 @@ def test_numbers_without_gaps(tmp_path: Path) -> None:
 def test_the_loader_logs_in_with_the_password_of_its_secret(database_dsn: str, connection: psycopg.Connection) -> None:
     password = 'it\'s a \\ "secret"'
     set_login(connection, "iot_loader", password)
-    parts = {name: value for name, value in conninfo_to_dict(database_dsn).items() if value is not None}
-    as_loader = make_conninfo(**{**parts, "user": "iot_loader", "password": password})
+    as_loader = make_conninfo(database_dsn, user="iot_loader", password=password)
     with psycopg.connect(as_loader) as own:
         assert own.execute("SELECT current_user").fetchone() == ("iot_loader",)
     stored = connection.execute("SELECT rolpassword FROM pg_authid WHERE rolname = 'iot_loader'").fetchone()

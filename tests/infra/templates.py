@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from aws_cdk import App
+from aws_cdk import App, Stack
 from aws_cdk.assertions import Template
 
 from infra.app import build
@@ -52,9 +52,9 @@ def synthesised(environment: str, **overrides: str) -> Synthesised:
     with open("cdk.json") as file:  # noqa: PTH123
         app = App(context=json.load(file)["context"])
     build(app, settings)
-    stacks = {stack.stack_name: stack for stack in app.node.children}  # type: ignore[attr-defined]
+    stacks = {stack.stack_name: stack for stack in app.node.children if isinstance(stack, Stack)}
     ingest, database = (
-        Template.from_stack(stacks[settings.names.stack(layer)]).to_json() for layer in ("ingest", "database")
+        dict(Template.from_stack(stacks[settings.names.stack(layer)]).to_json()) for layer in ("ingest", "database")
     )
     return Synthesised(settings, ingest, database)
 

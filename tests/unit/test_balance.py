@@ -22,7 +22,7 @@ def test_readings_in_ndjson(lines: bytes, readings: int) -> None:
 
 def balance(**figures: int) -> Balance:
     zeros = dict.fromkeys(Balance.__dataclass_fields__, 0)
-    return Balance(**{**zeros, **figures})  # type: ignore[arg-type]
+    return Balance(**{**zeros, **figures})
 
 
 def test_what_is_accounted_for() -> None:

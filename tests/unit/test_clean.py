@@ -25,7 +25,7 @@ metrics = {
     "pressure": st.floats(300, 1100),
     "battery": st.floats(0, 100),
 }
-odd = st.sampled_from([None, True, "hot", -1, 1e9, 2**63, 2**70, MS + 10**7, 0, 1.5, [], {}])
+odd: st.SearchStrategy[Any] = st.sampled_from([None, True, "hot", -1, 1e9, 2**63, 2**70, MS + 10**7, 0, 1.5, [], {}])
 clean_readings = st.fixed_dictionaries(identity, optional=metrics)
 readings = clean_readings | st.dictionaries(
     st.sampled_from([*identity, *metrics, "device_id", "note"]), odd, max_size=5
