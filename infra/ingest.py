@@ -45,7 +45,7 @@ class IngestStack(Stack):
         object_queue, object_dead_letters = self._object_queue()
         bucket = self._bucket(object_queue)
         stream = self._stream(bucket)
-        rule_errors = self._rule(stream)
+        rule_errors, rule_error_dead_letters = self._rule(stream)
         loader = self._loader(bucket, object_queue, loader_secret)
         self._rule_errors_loader(rule_errors, loader_secret)
         if settings.migrate_on_deploy:
@@ -58,6 +58,7 @@ class IngestStack(Stack):
             "ObjectQueueUrl": object_queue.queue_url,
             "ObjectDeadLettersUrl": object_dead_letters.queue_url,
             "RuleErrorQueueUrl": rule_errors.queue_url,
+            "RuleErrorDeadLettersUrl": rule_error_dead_letters.queue_url,
             "LoaderName": loader.function_name,
         }.items():
             CfnOutput(self, name, value=value)
@@ -205,9 +206,9 @@ class IngestStack(Stack):
         self.node.try_remove_child("@aws-cdk--aws-kinesisfirehose.CidrBlocks")
         return stream
 
-    def _rule(self, stream: firehose.DeliveryStream) -> sqs.Queue:
-        """The rule, with one role per target; returns the queue of messages whose action failed."""
-        errors, _ = queue_with_dead_letters(
+    def _rule(self, stream: firehose.DeliveryStream) -> tuple[sqs.Queue, sqs.Queue]:
+        """The rule, with one role per target; returns the queue of messages whose action failed, and its dead letters."""
+        errors, dead_letters = queue_with_dead_letters(
             self,
             "RuleErrors",
             name=self._names.rule_error_queue,
@@ -262,7 +263,7 @@ class IngestStack(Stack):
         )
         # A rule whose role cannot yet write loses its first messages to the error queue.
         rule.node.add_dependency(stream_role, error_role)
-        return errors
+        return errors, dead_letters
 
     def _rule_role(self, construct_id: str) -> iam.Role:
         """A role that only rules of this account may take on (the confused deputy's remedy)."""

@@ -79,7 +79,7 @@ def load(environment: str | None, overrides: Mapping[str, str] | None = None) ->
     if not environment:
         raise UserError(f"no environment given: add -c env=NAME, where NAME is one of {choices}")
     if environment not in ENVIRONMENTS:
-        raise UserError(f"unknown environment {environment!r}: use -c env=NAME, where NAME is one of {choices}")
+        raise UserError(f"unknown environment {environment!r}: it is one of {choices}")
     values = {"environment": environment, **_DIFFERENCES[environment], **(overrides or {})}
     try:
         settings = msgspec.convert(values, Settings, strict=False)

@@ -29,15 +29,19 @@ def fingerprint() -> str:
     return digest.hexdigest()
 
 
+def check_tools() -> None:
+    """Raises UserError when what deploys is not there."""
+    if shutil.which("node") is None:
+        raise UserError("no Node.js on the PATH: the AWS CDK needs version 20 or newer")
+    if not _CDK.exists():
+        raise UserError(f"no {_CDK.relative_to(ROOT)}: run make setup")
+
+
 def deploy(root: Path, emulator: Emulator, progress: Callable[[str], None]) -> None:
     """Synthesises `local`, bootstraps the emulator's account, deploys every stack.
 
     Raises UserError when a step fails, with the place of the log.
     """
-    if shutil.which("node") is None:
-        raise UserError("no Node.js on the PATH: the AWS CDK needs version 20 or newer")
-    if not _CDK.exists():
-        raise UserError(f"no {_CDK.relative_to(ROOT)}: run make setup")
     root.mkdir(parents=True, exist_ok=True)
     assembly = root / "cdk.out"
     account = f"aws://{emulators.ACCOUNT}/{emulators.REGION}"

@@ -18,6 +18,7 @@ from local import deployment, processes, timescaledb
 from local import emulator as emulators
 from local.firehose import process as firehose
 from local.given_database import parse_dsn
+from local.ports import choose
 from local.state import Database, Emulator, State, StateFile
 from ops.aws import emulator_session
 from ops.errors import UserError
@@ -71,6 +72,7 @@ def up(
     file = StateFile(root)
     with file.locked():
         before = file.read()
+        _preflight(ports, before)
         where, admin = _database(root, ports.database, database, database_url, progress)
         emulator = before.emulator
         deployed, delivery = before.deployed, before.firehose
@@ -84,10 +86,6 @@ def up(
                 root / "emulator", python, port=ports.emulator, mqtt_port=ports.mqtt, before=emulator
             )
             deployed = None
-        elif (ports.emulator or emulator.port, ports.mqtt or emulator.mqtt_port) != (emulator.port, emulator.mqtt_port):
-            raise UserError(
-                f"the AWS emulator runs already, on ports {emulator.port} and {emulator.mqtt_port}: fleet down first"
-            )
         file.write(State(emulator, where, delivery, deployed))
         fingerprint = deployment.fingerprint()
         if deployed != fingerprint:
@@ -105,6 +103,19 @@ def up(
         state = State(emulator, where, delivery, deployed)
         file.write(state)
         return state
+
+
+def _preflight(ports: Ports, before: State) -> None:
+    """Finds what would stop `up` half-way before anything is started."""
+    deployment.check_tools()
+    emulator = before.emulator
+    if emulator is None or not processes.is_running(emulator.process):
+        choose(ports.emulator, what="the AWS emulator")
+        choose(ports.mqtt, what="the MQTT listener")
+    elif (ports.emulator or emulator.port, ports.mqtt or emulator.mqtt_port) != (emulator.port, emulator.mqtt_port):
+        raise UserError(
+            f"the AWS emulator runs already, on ports {emulator.port} and {emulator.mqtt_port}: fleet down first"
+        )
 
 
 def _database(

@@ -177,11 +177,18 @@ def _add_rooms() -> None:
 
 def main() -> None:
     """Runs the command line; a fault that the user can mend is one line and exit code 2."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    from ops.aws import aws_line
+
     _add_rooms()
     try:
         app()
     except (UserError, DatabaseSecretError) as error:
         errors.print(f"fleet: {error}", style="red", highlight=False, soft_wrap=True, markup=False)
+        sys.exit(2)
+    except (BotoCoreError, ClientError) as error:
+        errors.print(f"fleet: {aws_line(error)}", style="red", highlight=False, soft_wrap=True, markup=False)
         sys.exit(2)
     except KeyboardInterrupt:
         errors.print("fleet: interrupted", highlight=False)

@@ -52,7 +52,7 @@ def test_every_environment_synthesises_without_credentials_and_passes_cfn_lint(
     ("arguments", "line"),
     [
         ([], "no environment given: add -c env=NAME, where NAME is one of local, dev, staging, prod"),
-        (["-c", "env=prdo"], "unknown environment 'prdo': use -c env=NAME, where NAME is one of"),
+        (["-c", "env=prdo"], "unknown environment 'prdo': it is one of local, dev, staging, prod"),
         (["-c", "env=dev", "-c", "retention_days=many"], "settings of 'dev': retention_days is 'many'; expected `int`"),
     ],
 )
