@@ -83,6 +83,8 @@ def stop(reference: ProcessRef) -> None:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
     _wait(list(family.values()))
+    for started in _started:
+        started.poll()
 
 
 def last_lines(log: str | Path, count: int = 3) -> str:

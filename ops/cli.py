@@ -168,9 +168,11 @@ def _stop_once(stop: threading.Event) -> "signal._HANDLER":
 
 def _add_rooms() -> None:
     """The commands that live beside the code they are about."""
+    from bench.cli import app as bench_app
     from certs.cli import app as certs_app
     from simulator.cli import simulate
 
+    app.add_typer(bench_app, name="bench", help="Benchmarks: ours and a reference in one run, with the ratio.")
     app.add_typer(certs_app, name="certs", help="Device identities: issue, register, list, check, unregister.")
     app.command()(simulate)
 

@@ -1,0 +1,36 @@
+"""`fleet bench`: each benchmark measures ours and a reference in one run, and prints the ratio."""
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from ops.errors import UserError
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
+console = Console()
+JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")]
+
+
+@app.callback()
+def bench() -> None:
+    """Benchmarks: ours and a reference in one run."""
+
+
+@app.command()
+def loader(
+    rows: Annotated[int, typer.Option(help="Readings in the comparison.", min=10_000)] = 1_000_000,
+    largest: Annotated[int, typer.Option(help="Largest object of the series from 10,000 up.", min=0)] = 10_000_000,
+    json_file: JsonFile = None,
+) -> None:
+    """The loader against psql's \\copy, executemany and a temporary table (about five minutes)."""
+    from bench import loader as benchmark
+
+    if json_file is not None and not os.access(json_file.absolute().parent, os.W_OK):
+        raise UserError(f"--json {json_file}: the folder is not writable or does not exist")
+    figures = benchmark.run(rows, largest, console)
+    if json_file is not None:
+        json_file.write_text(json.dumps(figures, indent=2) + "\n")
