@@ -105,3 +105,11 @@ def test_a_row_in_binary() -> None:
         struct.pack(">q", since_2000 + 1000),
         struct.pack(">q", 7),
     ]
+
+
+def test_times_out_of_the_limits_are_left_to_the_parser() -> None:
+    first, last = LIMITS.oldest_milliseconds, LIMITS.newest_milliseconds
+    for ts, accepted in [(first, True), (first - 1, False), (last, True), (last + 1, False), (10**18, False)]:
+        line = json.dumps({"readings": [{"ts": ts, "seq": 1}], "device_id": "d", "received_at": MS}).encode()
+        assert (encode_clean(line, LIMITS, Encoder(7)) is not None) is accepted
+        assert (slow(line) is not None) is accepted, "the parser says the same"
