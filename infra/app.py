@@ -4,6 +4,7 @@ from aws_cdk import App, Environment, Tags
 
 from infra.database import DatabaseStack
 from infra.ingest import IngestStack
+from infra.operations import OperationsStack
 from infra.settings import Settings
 
 
@@ -19,7 +20,7 @@ def build(app: App, settings: Settings) -> None:
         description="Fleetledger: who the functions are to TimescaleDB",
         termination_protection=settings.retain_data,
     )
-    IngestStack(
+    ingest = IngestStack(
         app,
         names.stack("ingest"),
         settings=settings,
@@ -27,6 +28,17 @@ def build(app: App, settings: Settings) -> None:
         loader_secret=database.loader_secret,
         env=environment,
         description="Fleetledger: device, rule, Firehose, S3, loader",
+        termination_protection=settings.retain_data,
+    )
+    OperationsStack(
+        app,
+        names.stack("operations"),
+        settings=settings,
+        bucket=ingest.bucket,
+        object_queue=ingest.object_queue,
+        loader_secret=database.loader_secret,
+        env=environment,
+        description="Fleetledger: scheduled work",
         termination_protection=settings.retain_data,
     )
     Tags.of(app).add("project", "fleetledger")

@@ -44,6 +44,7 @@ class IngestStack(Stack):
         self._device_registry()
         object_queue, object_dead_letters = self._object_queue()
         bucket = self._bucket(object_queue)
+        self.bucket, self.object_queue = bucket, object_queue
         stream = self._stream(bucket)
         rule_errors, rule_error_dead_letters = self._rule(stream)
         loader = self._loader(bucket, object_queue, loader_secret)
@@ -291,6 +292,7 @@ class IngestStack(Stack):
             memory_mib=self._settings.loader_memory_mib,
             environment={
                 "DATABASE_SECRET_ARN": secret.secret_arn,
+                "BUCKET_NAME": bucket.bucket_name,
                 "OBJECT_QUEUE_URL": object_queue.queue_url,
                 "MAX_FUTURE_SECONDS": str(self._settings.max_future_seconds),
                 "RETENTION_DAYS": str(self._settings.retention_days),

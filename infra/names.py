@@ -72,6 +72,11 @@ class Names:
         return "iot-telemetry-rule-errors" + self.suffix
 
     @property
+    def sweeper(self) -> str:
+        """The Lambda that finds objects which were never loaded."""
+        return "iot-telemetry-sweeper" + self.suffix
+
+    @property
     def object_queue(self) -> str:
         """The queue of S3 ObjectCreated events."""
         return "iot-telemetry-objects" + self.suffix

@@ -40,6 +40,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     loader_max_receives: Annotated[int, Meta(ge=1, le=1000)] = 20
     """Deliveries of one S3 event before it goes to the dead-letter queue: with the loader's waits, about four hours."""
 
+    # The sweeper, which finds objects that were never loaded.
+    sweep_interval_minutes: Annotated[int, Meta(ge=2, le=1440)] = 15
+    sweep_lookback_hours: Annotated[int, Meta(ge=1, le=720)] = 24
+    """How far back each run looks, by the hour in the key; once a day everything within the retention is looked at."""
+    sweep_grace_minutes: Annotated[int, Meta(ge=1, le=1440)] = 15
+    """Younger objects are on their way through the queue."""
+    sweep_resend_hours: Annotated[int, Meta(ge=1, le=336)] = 6
+    """How long an object that was announced again is left alone: longer than the queue's deliveries take."""
+
     log_retention_days: Literal[1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731] = 30
     retain_data: bool = True
     """Keep the bucket, secrets and logs when a stack is deleted, and protect the stacks from deletion."""
@@ -59,6 +68,8 @@ _DIFFERENCES: dict[str, dict[str, Any]] = {
         "buffer_interval_seconds": 1,
         "buffer_size_mib": 1,
         "loader_timeout_seconds": 30,
+        "sweep_interval_minutes": 5,
+        "sweep_grace_minutes": 1,
         "log_retention_days": 1,
         "retain_data": False,
         "migrate_on_deploy": False,

@@ -126,7 +126,8 @@ def balance(
     stored = _one(pipeline, "SELECT count(*) FROM telemetry WHERE object_id > %s", (start.object_id,))
     refused = _one(
         pipeline,
-        "SELECT count(*) FROM ingest.quarantine WHERE object_id > %s OR (object_id IS NULL AND quarantined_at >= %s)",
+        "SELECT count(*) FROM ingest.quarantine WHERE resolution IS DISTINCT FROM 'redriven' "
+        "AND (object_id > %s OR (object_id IS NULL AND quarantined_at >= %s))",
         (start.object_id, start.at),
     )
     latency = _one(

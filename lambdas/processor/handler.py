@@ -1,10 +1,11 @@
 """The handler of iot-telemetry-processor: SQS messages with S3 events in, the ids of those to deliver again out."""
 
 import os
+import time
 from contextlib import AbstractContextManager, closing
 from datetime import UTC, datetime
 from functools import cache
-from typing import Any
+from typing import Any, Protocol
 
 import boto3
 import psycopg
@@ -12,6 +13,7 @@ from aws_lambda_powertools import Logger
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
+from lambdas.processor import metrics
 from lambdas.processor.limits import Limits
 from lambdas.processor.load import load_object
 from lambdas.processor.raw_object import Body, ObjectVersion, UnreadableObjectError, objects_of
@@ -21,23 +23,38 @@ from lambdas.shared.retry import retry_later
 logger = Logger()
 _database = KeptConnection(application_name="iot-telemetry-processor", statement_timeout_seconds=90)
 _GONE = {"NoSuchKey", "NoSuchVersion", "404"}
+_RESERVE_SECONDS = 5.0
+"""Kept of the function's time to report what failed. Were the time to run out, the whole batch would count as failed,
+and be hidden for the queue's visibility timeout."""
+
+
+class Context(Protocol):
+    """What is used of Lambda's context."""
+
+    aws_request_id: str
+
+    def get_remaining_time_in_millis(self) -> int: ...
 
 
 @cache
 def _s3() -> Any:
-    return boto3.client("s3", config=Config(retries={"mode": "standard", "max_attempts": 3}, read_timeout=30))
+    return boto3.client(
+        "s3", config=Config(retries={"mode": "standard", "max_attempts": 3}, connect_timeout=3, read_timeout=10)
+    )
 
 
-def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
+def handler(event: dict[str, Any], context: Context) -> dict[str, Any]:
     """Loads each object that the messages announce; a message that failed is reported, so that SQS delivers it again.
 
     https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-errorhandling.html
     """
+    logger.append_keys(request_id=context.aws_request_id)
+    deadline = time.monotonic() + context.get_remaining_time_in_millis() / 1000 - _RESERVE_SECONDS
     failed = []
     for message in event["Records"]:
         try:
             for version in objects_of(message["body"]):
-                _load(version, message["messageId"])
+                _load(version, message["messageId"], deadline)
         except Exception as error:  # one message's fault must not fail the others
             # The text of a database error may repeat a value of the payload, which does not belong in logs.
             logger.warning(
@@ -46,21 +63,22 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
             )
             if isinstance(error, psycopg.Error):
                 _database.discard()
+            metrics.count_failure()
             retry_later(message, os.environ["OBJECT_QUEUE_URL"])
             failed.append({"itemIdentifier": message["messageId"]})
+    metrics.flush()
     return {"batchItemFailures": failed}
 
 
-def _load(version: ObjectVersion, message_id: str) -> None:
-    limits = Limits.around(
-        datetime.now(UTC),
-        retention_days=int(os.environ["RETENTION_DAYS"]),
-        max_future_seconds=int(os.environ["MAX_FUTURE_SECONDS"]),
-    )
-    outcome = load_object(_database.get(), version, lambda: _open(version), limits)
+def _load(version: ObjectVersion, message_id: str, deadline: float) -> None:
+    arrival = _Arrival()
+    with _database.within(deadline - time.monotonic()) as connection:
+        outcome = load_object(connection, version, lambda: _open(version, arrival), arrival.limits)
+    metrics.count(outcome, datetime.now(UTC))
     logger.info(
         "object " + outcome.status,
         message_id=message_id,
+        object_id=outcome.object_id,
         bucket=version.bucket,
         key=version.key,
         version_id=version.version_id,
@@ -72,16 +90,37 @@ def _load(version: ObjectVersion, message_id: str) -> None:
     )
 
 
-def _open(version: ObjectVersion) -> AbstractContextManager[Body]:
+class _Arrival:
+    """When S3 stored an object, which is known once it is open: what is in the future is judged against it."""
+
+    at: datetime | None = None
+
+    def limits(self) -> Limits:
+        """The limits for the object's timestamps."""
+        now = datetime.now(UTC)
+        return Limits.for_arrival(
+            self.at or now,
+            now,
+            retention_days=int(os.environ["RETENTION_DAYS"]),
+            max_future_seconds=int(os.environ["MAX_FUTURE_SECONDS"]),
+        )
+
+
+def _open(version: ObjectVersion, arrival: _Arrival | None = None) -> AbstractContextManager[Body]:
+    if version.bucket != os.environ["BUCKET_NAME"]:
+        raise UnreadableObjectError("not_our_bucket")
     request = {"Bucket": version.bucket, "Key": version.key}
     if version.version_id:
         request["VersionId"] = version.version_id
     try:
-        return closing(_s3().get_object(**request)["Body"])
+        response = _s3().get_object(**request)
     except ClientError as error:
         if error.response["Error"]["Code"] in _GONE:
             raise UnreadableObjectError("object_does_not_exist") from None
         raise
+    if arrival is not None:
+        arrival.at = response["LastModified"]
+    return closing(response["Body"])
 
 
 def _fault(error: Exception) -> str:

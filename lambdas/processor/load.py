@@ -28,6 +28,9 @@ _MILLISECOND = timedelta(milliseconds=1)
 Opener = Callable[[], AbstractContextManager[Body]]
 """Opens the object at its beginning, each time it is called. Raises UnreadableObjectError when it does not exist."""
 
+LimitsOf = Limits | Callable[[], Limits]
+"""The limits, or where to ask for them once the object is open (they depend on when S3 stored it)."""
+
 
 @dataclass
 class Outcome:
@@ -46,7 +49,9 @@ class Outcome:
     last: datetime | None = None
 
 
-def load_object(connection: psycopg.Connection, version: ObjectVersion, open_object: Opener, limits: Limits) -> Outcome:
+def load_object(
+    connection: psycopg.Connection, version: ObjectVersion, open_object: Opener, limits: LimitsOf
+) -> Outcome:
     """Loads `version` unless the ledger has it, and says what became of its readings.
 
     A permanent fault of the object (broken gzip, gone) is recorded as `rejected`. A transient one (database away,
@@ -57,12 +62,42 @@ def load_object(connection: psycopg.Connection, version: ObjectVersion, open_obj
         object_id = _claim(cursor, version)
         if object_id is None:
             return Outcome("already_loaded")
-        try:
-            outcome = _store(connection, cursor, object_id, open_object, limits)
-        except UnreadableObjectError as error:
-            outcome = Outcome("rejected", object_id, reason=str(error))
-        outcome.milliseconds = round((time.monotonic() - started) * 1000)
-        _record(cursor, object_id, outcome)
+        return _load_claimed(connection, cursor, object_id, open_object, limits, started)
+
+
+def reload_rejected(
+    connection: psycopg.Connection, object_id: int, open_object: Opener, limits: LimitsOf
+) -> Outcome | None:
+    """Loads a rejected object again, under the id that it has; None when it is not rejected (any more).
+
+    Two at once: one waits, then does nothing. Faults are those of load_object.
+    """
+    started = time.monotonic()
+    with connection.transaction(), connection.cursor() as cursor:
+        cursor.execute(
+            "UPDATE ingest.objects SET resolution = NULL, resolved_at = NULL, resolved_by = NULL, note = NULL "
+            "WHERE object_id = %s AND status = 'rejected'",
+            (object_id,),
+        )
+        if not cursor.rowcount:
+            return None
+        return _load_claimed(connection, cursor, object_id, open_object, limits, started)
+
+
+def _load_claimed(
+    connection: psycopg.Connection,
+    cursor: psycopg.Cursor,
+    object_id: int,
+    open_object: Opener,
+    limits: LimitsOf,
+    started: float,
+) -> Outcome:
+    try:
+        outcome = _store(connection, cursor, object_id, open_object, limits)
+    except UnreadableObjectError as error:
+        outcome = Outcome("rejected", object_id, reason=str(error))
+    outcome.milliseconds = round((time.monotonic() - started) * 1000)
+    record_outcome(cursor, object_id, outcome)
     return outcome
 
 
@@ -81,7 +116,7 @@ def _claim(cursor: psycopg.Cursor, version: ObjectVersion) -> int | None:
 
 
 def _store(
-    connection: psycopg.Connection, cursor: psycopg.Cursor, object_id: int, open_object: Opener, limits: Limits
+    connection: psycopg.Connection, cursor: psycopg.Cursor, object_id: int, open_object: Opener, limits: LimitsOf
 ) -> Outcome:
     """Copies the object's rows and quarantines the rest.
 
@@ -89,39 +124,39 @@ def _store(
     which undoes the savepoint, proves that the slower way through a temporary table is needed.
     """
     try:
-        with connection.transaction(), _Pass(cursor, object_id, limits) as done:
+        with connection.transaction(), Pass(cursor, object_id, limits) as done:
             done.copy("telemetry", open_object)
             return done.outcome(duplicates=0)
     except (errors.UniqueViolation, errors.DeadlockDetected):
         pass
-    with connection.transaction(), _Pass(cursor, object_id, limits) as done:
+    with connection.transaction(), Pass(cursor, object_id, limits) as done:
         cursor.execute("SET LOCAL work_mem = '64MB'")
         cursor.execute("CREATE TEMPORARY TABLE incoming (LIKE telemetry) ON COMMIT DROP")
         done.copy("incoming", open_object)
         # Sorted by key, so that two loaders with overlapping readings wait for each other and cannot deadlock.
         cursor.execute(
             f"INSERT INTO telemetry ({_COLUMNS}) SELECT {_COLUMNS} FROM incoming "  # noqa: S608 - constants
-            "ORDER BY device_id, timestamp, seq ON CONFLICT (device_id, timestamp, seq) DO NOTHING"
+            "ORDER BY device_id, timestamp, seq, received_at ON CONFLICT (device_id, timestamp, seq) DO NOTHING"
         )
         stored = cursor.rowcount
         cursor.execute("DROP TABLE incoming")
         return done.outcome(duplicates=done.rows - stored)
 
 
-class _Pass:
+class Pass:
     """One pass over the object: its rows into a table, the rest aside, and what there was of each."""
 
-    def __init__(self, cursor: psycopg.Cursor, object_id: int, limits: Limits) -> None:
+    def __init__(self, cursor: psycopg.Cursor, object_id: int, limits: LimitsOf) -> None:
         self._cursor = cursor
         self._object_id = object_id
-        self._limits = limits
+        self._limits_of = limits
         self._encoder = Encoder(object_id)
         self._refused = Spill()
         self._first: int | None = None
         self._last: int | None = None
         self.rows = 0
 
-    def __enter__(self) -> "_Pass":
+    def __enter__(self) -> "Pass":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -132,27 +167,28 @@ class _Pass:
         number = 0
         statement = f"COPY {table} ({_COLUMNS}) FROM STDIN (FORMAT BINARY)"
         with open_object() as body, self._cursor.copy(statement) as copy:
+            limits = self._limits_of() if callable(self._limits_of) else self._limits_of
             copy.write(HEADER)
             for block in line_blocks(body):
                 data: list[bytes] = []
                 for line in block:
                     number += 1
-                    clean = encode_clean(line, self._limits, self._encoder) if type(line) is bytes else None
+                    clean = encode_clean(line, limits, self._encoder) if type(line) is bytes else None
                     if clean is None:
-                        data += self._judge(number, line)
+                        data += self._judge(number, line, limits)
                     else:
                         data.append(clean.data)
                         self._count(clean.rows, clean.first, clean.last)
                 copy.write(b"".join(data))
             copy.write(TRAILER)
 
-    def _judge(self, number: int, line: bytes | LongLine) -> list[bytes]:
+    def _judge(self, number: int, line: bytes | LongLine, limits: Limits) -> list[bytes]:
         """The rows of a line that is not clean; what is no row is put aside for quarantine."""
         if isinstance(line, LongLine):
             self._refused.add(Quarantined(number, None, None, "too_large", line.start, line.length_bytes))
             return []
         rows = []
-        for item in parse_line(number, line, self._limits):
+        for item in parse_line(number, line, limits):
             if isinstance(item, Row):
                 milliseconds = (item.timestamp - _EPOCH) // _MILLISECOND
                 self._count(1, milliseconds, milliseconds)
@@ -184,7 +220,8 @@ class _Pass:
         )
 
 
-def _record(cursor: psycopg.Cursor, object_id: int, outcome: Outcome) -> None:
+def record_outcome(cursor: psycopg.Cursor, object_id: int, outcome: Outcome) -> None:
+    """Writes into the ledger what became of a claimed object."""
     cursor.execute(
         "UPDATE ingest.objects SET status = %s, reason = %s, readings = %s, rows = %s, duplicates = %s, "
         "quarantined = %s, first_timestamp = %s, last_timestamp = %s, milliseconds = %s, loaded_at = clock_timestamp() "

@@ -6,6 +6,8 @@ https://docs.aws.amazon.com/iot/latest/developerguide/rule-error-handling.html
 import base64
 import binascii
 import os
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -42,7 +44,12 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     for message in event["Records"]:
         try:
             with _database.get().transaction() as transaction, transaction.connection.cursor() as cursor:
-                quarantine.insert(cursor, [quarantined(message["body"])], message_id=message["messageId"])
+                quarantine.insert(
+                    cursor,
+                    [quarantined(message["body"])],
+                    message_id=message["messageId"],
+                    received_at=sent_at(message.get("attributes", {})),
+                )
             logger.info("rule error quarantined", message_id=message["messageId"])
         except Exception as error:  # one message's fault must not fail the others
             logger.warning(
@@ -54,6 +61,12 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
             retry_later(message, os.environ["RULE_ERROR_QUEUE_URL"])
             failed.append({"itemIdentifier": message["messageId"]})
     return {"batchItemFailures": failed}
+
+
+def sent_at(attributes: Mapping[str, str]) -> datetime | None:
+    """When the rule sent a message, from its SQS attributes: as near as can be known to when AWS IoT received it."""
+    milliseconds = attributes.get("SentTimestamp", "")
+    return datetime.fromtimestamp(int(milliseconds) / 1000, UTC) if milliseconds.isdecimal() else None
 
 
 def quarantined(body: str) -> Quarantined:

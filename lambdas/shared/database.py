@@ -1,12 +1,15 @@
 """Connections to TimescaleDB, described by a Secrets Manager secret and nothing else."""
 
+import atexit
 import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Annotated
 
 import boto3
 import msgspec
 import psycopg
+from botocore.config import Config
 from msgspec import Meta
 
 Text = Annotated[str, Meta(min_length=1)]
@@ -33,9 +36,10 @@ class DatabaseSecretError(Exception):
 
 def read_secret(secret_arn: str) -> DatabaseSecret:
     """The secret's current version. Raises DatabaseSecretError when it is not filled in."""
-    return decode_secret(
-        boto3.client("secretsmanager").get_secret_value(SecretId=secret_arn)["SecretString"], secret_arn
-    )
+    # boto3's own patience (a minute, five times over) is longer than the functions run.
+    config = Config(connect_timeout=3, read_timeout=5, retries={"mode": "standard", "max_attempts": 2})
+    client = boto3.client("secretsmanager", config=config)
+    return decode_secret(client.get_secret_value(SecretId=secret_arn)["SecretString"], secret_arn)
 
 
 def decode_secret(text: str, name: str) -> DatabaseSecret:
@@ -46,11 +50,17 @@ def decode_secret(text: str, name: str) -> DatabaseSecret:
         raise DatabaseSecretError(f"database secret {name} is not filled in: {error}") from None
 
 
-def connect(secret: DatabaseSecret, *, application_name: str, statement_timeout_seconds: int) -> psycopg.Connection:
+def connect(
+    secret: DatabaseSecret, *, application_name: str, statement_timeout_seconds: int, connect_timeout_seconds: int = 10
+) -> psycopg.Connection:
     """A connection with the server's certificate verified, times in UTC, and dead peers noticed within a minute.
 
-    Raises psycopg.OperationalError when the server cannot be reached.
+    The server, too, gives up a client that is gone, since what that holds (the claim of an object) keeps all others
+    waiting: one that is idle in a transaction after the time of a statement, any other after 90 s, by TCP alone. No
+    timeout of PostgreSQL's ends a COPY that waits for its client. Raises psycopg.OperationalError when the server cannot
+    be reached.
     """
+    milliseconds = statement_timeout_seconds * 1000
     return psycopg.connect(
         host=secret.host,
         port=secret.port,
@@ -59,9 +69,11 @@ def connect(secret: DatabaseSecret, *, application_name: str, statement_timeout_
         password=secret.password,
         sslmode="verify-full",
         sslrootcert=_authority_file(secret.ca) if secret.ca else "system",
-        connect_timeout=10,
+        connect_timeout=connect_timeout_seconds,
         application_name=application_name,
-        options=f"-c timezone=UTC -c statement_timeout={statement_timeout_seconds * 1000}",
+        options=f"-c timezone=UTC -c statement_timeout={milliseconds} "
+        f"-c idle_in_transaction_session_timeout={milliseconds} "
+        "-c tcp_keepalives_idle=60 -c tcp_keepalives_interval=10 -c tcp_keepalives_count=3",
         keepalives_idle=20,
         keepalives_interval=5,
         keepalives_count=3,
@@ -69,11 +81,11 @@ def connect(secret: DatabaseSecret, *, application_name: str, statement_timeout_
     )
 
 
+@cache
 def _authority_file(pem: str) -> str:
-    """libpq takes authorities only from a file."""
-    path = Path(tempfile.gettempdir()) / f"fleetledger-ca-{abs(hash(pem)):x}.pem"
-    if not path.exists():
-        staging = path.with_suffix(f".{id(pem):x}")
-        staging.write_text(pem)
-        staging.rename(path)
+    """libpq takes authorities only from a file: one in a folder that is ours alone, and goes with the process."""
+    folder = tempfile.TemporaryDirectory(prefix="fleetledger-ca-")
+    atexit.register(folder.cleanup)
+    path = Path(folder.name) / "ca.pem"
+    path.write_text(pem)
     return str(path)

@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Iterable
+from datetime import datetime
 from typing import NamedTuple
 
 import msgspec
@@ -27,14 +28,33 @@ def storable(raw: bytes) -> str:
 
 
 def insert(
-    cursor: psycopg.Cursor, rows: Iterable[Quarantined], *, object_id: int | None = None, message_id: str | None = None
+    cursor: psycopg.Cursor,
+    rows: Iterable[Quarantined],
+    *,
+    object_id: int | None = None,
+    message_id: str | None = None,
+    received_at: datetime | None = None,
 ) -> None:
-    """Stores quarantined lines of an object, or of one message that never reached S3. Repeating it changes nothing."""
+    """Stores quarantined lines of an object, or one message that never reached S3. Repeating it changes nothing.
+
+    Of a message, which is nowhere else, `raw` must be whole: every byte of it is kept.
+    """
     cursor.executemany(
-        "INSERT INTO ingest.quarantine (object_id, message_id, line, element, device_id, reason, raw, raw_bytes) "
-        "VALUES (%s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING",
+        "INSERT INTO ingest.quarantine (object_id, message_id, line, element, device_id, reason, raw, raw_bytes, "
+        "payload, received_at) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING",
         [
-            (object_id, message_id, row.line, row.element, row.device_id, row.reason, storable(row.raw), row.raw_bytes)
+            (
+                object_id,
+                message_id,
+                row.line,
+                row.element,
+                row.device_id,
+                row.reason,
+                storable(row.raw),
+                row.raw_bytes,
+                row.raw if message_id is not None else None,
+                received_at,
+            )
             for row in rows
         ],
     )

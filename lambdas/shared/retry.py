@@ -6,6 +6,7 @@ from typing import Any
 
 import boto3
 from aws_lambda_powertools import Logger
+from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 logger = Logger(child=True)
@@ -15,7 +16,9 @@ _LONGEST_SECONDS = 900
 
 @cache
 def _sqs() -> Any:
-    return boto3.client("sqs")
+    # Called when little of the function's time is left.
+    config = Config(connect_timeout=1, read_timeout=2, retries={"mode": "standard", "max_attempts": 1})
+    return boto3.client("sqs", config=config)
 
 
 def delay_seconds(deliveries: int) -> int:

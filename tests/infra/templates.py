@@ -21,10 +21,15 @@ class Synthesised:
     settings: Settings
     ingest: dict[str, Any]
     database: dict[str, Any]
+    operations: dict[str, Any]
 
     def of_type(self, kind: str) -> dict[str, dict[str, Any]]:
         """The Ingest stack's resources of a type, by logical id."""
         return {name: body for name, body in self.ingest["Resources"].items() if body["Type"] == kind}
+
+    def of_operations(self) -> "Synthesised":
+        """The same questions put to the Operations stack."""
+        return Synthesised(self.settings, self.operations, self.database, self.operations)
 
     def only(self, kind: str, **properties: Any) -> dict[str, Any]:
         """The properties of the one resource of a type that has these properties."""
@@ -53,10 +58,11 @@ def synthesised(environment: str, **overrides: str) -> Synthesised:
         app = App(context=json.load(file)["context"])
     build(app, settings)
     stacks = {stack.stack_name: stack for stack in app.node.children if isinstance(stack, Stack)}
-    ingest, database = (
-        dict(Template.from_stack(stacks[settings.names.stack(layer)]).to_json()) for layer in ("ingest", "database")
+    ingest, database, operations = (
+        dict(Template.from_stack(stacks[settings.names.stack(layer)]).to_json())
+        for layer in ("ingest", "database", "operations")
     )
-    return Synthesised(settings, ingest, database)
+    return Synthesised(settings, ingest, database, operations)
 
 
 def statements(template: Synthesised, role: str) -> dict[str, list[Any]]:

@@ -227,6 +227,7 @@ def test_functions_know_secrets_by_arn_only(template: Synthesised) -> None:
     assert text(variables["DATABASE_SECRET_ARN"]).startswith("<")
     assert set(variables) == {
         "DATABASE_SECRET_ARN",
+        "BUCKET_NAME",
         "OBJECT_QUEUE_URL",
         "MAX_FUTURE_SECONDS",
         "RETENTION_DAYS",

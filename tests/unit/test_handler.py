@@ -11,6 +11,7 @@ import pytest
 from moto import mock_aws
 
 from lambdas.processor import handler as processor
+from lambdas.processor.raw_object import ObjectVersion, UnreadableObjectError
 from lambdas.rule_errors.handler import quarantined
 from lambdas.shared import retry
 from lambdas.shared.database import DatabaseSecret, DatabaseSecretError, decode_secret, read_secret
@@ -22,6 +23,7 @@ def queue_url(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         "AWS_ACCESS_KEY_ID": "testing",
         "AWS_SECRET_ACCESS_KEY": "testing",
         "AWS_DEFAULT_REGION": "us-east-1",
+        "BUCKET_NAME": "raw-bucket",
         "RETENTION_DAYS": "30",
         "MAX_FUTURE_SECONDS": "3600",
     }.items():
@@ -36,6 +38,15 @@ def queue_url(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         retry._sqs.cache_clear()
         yield url
     retry._sqs.cache_clear()
+
+
+class Context:
+    """Of an invocation that has just begun."""
+
+    aws_request_id = "test"
+
+    def get_remaining_time_in_millis(self) -> int:
+        return 30_000
 
 
 def receive(url: str, *bodies: str) -> list[dict[str, Any]]:
@@ -58,7 +69,11 @@ def receive(url: str, *bodies: str) -> list[dict[str, Any]]:
 
 
 OBJECT = json.dumps(
-    {"Records": [{"eventName": "ObjectCreated:Put", "s3": {"bucket": {"name": "b"}, "object": {"key": "year=1"}}}]}
+    {
+        "Records": [
+            {"eventName": "ObjectCreated:Put", "s3": {"bucket": {"name": "raw-bucket"}, "object": {"key": "year=1"}}}
+        ]
+    }
 )
 TEST_EVENT = json.dumps({"Service": "Amazon S3", "Event": "s3:TestEvent"})
 
@@ -67,7 +82,7 @@ def test_a_database_out_of_reach_fails_only_the_messages_that_need_it(
     queue_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     messages = receive(queue_url, OBJECT, TEST_EVENT)
-    response = processor.handler({"Records": messages}, None)
+    response = processor.handler({"Records": messages}, Context())
     failed = [message["messageId"] for message in messages if message["body"] == OBJECT]
     assert response == {"batchItemFailures": [{"itemIdentifier": failed[0]}]}
     [record] = caplog.records
@@ -77,13 +92,13 @@ def test_a_database_out_of_reach_fails_only_the_messages_that_need_it(
 
 def test_a_message_that_is_no_s3_event_fails_alone(queue_url: str) -> None:
     messages = receive(queue_url, "nonsense", TEST_EVENT)
-    response = processor.handler({"Records": messages}, None)
+    response = processor.handler({"Records": messages}, Context())
     assert len(response["batchItemFailures"]) == 1
 
 
 def test_a_failed_message_comes_back_soon(queue_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retry, "delay_seconds", lambda _: 0)
-    processor.handler({"Records": receive(queue_url, OBJECT)}, None)
+    processor.handler({"Records": receive(queue_url, OBJECT)}, Context())
     again = boto3.client("sqs").receive_message(QueueUrl=queue_url)
     assert len(again["Messages"]) == 1, "it would have been hidden for 720 s"
 
@@ -129,3 +144,14 @@ def test_a_rule_error_becomes_its_original_payload() -> None:
 def test_an_unreadable_rule_error_is_quarantined_whole(body: str) -> None:
     row = quarantined(body)
     assert (row.reason, row.raw) == ("rule_error_unreadable", body.encode())
+
+
+def test_an_object_of_another_bucket_is_refused_before_s3_is_asked(queue_url: str) -> None:
+    with pytest.raises(UnreadableObjectError, match="not_our_bucket"):
+        processor._open(ObjectVersion("somebody-elses", "year=1", "", None))
+
+
+def test_an_object_that_vanished_is_refused(queue_url: str) -> None:
+    boto3.client("s3").create_bucket(Bucket="raw-bucket")
+    with pytest.raises(UnreadableObjectError, match="object_does_not_exist"):
+        processor._open(ObjectVersion("raw-bucket", "year=1", "", None))
