@@ -19,8 +19,8 @@ from local import emulator as emulators
 from local.firehose import process as firehose
 from local.given_database import parse_dsn
 from local.ports import choose
+from local.session import emulator_session
 from local.state import Database, Emulator, State, StateFile
-from ops.aws import emulator_session
 from ops.errors import UserError
 from ops.paths import LOCAL
 

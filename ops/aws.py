@@ -1,11 +1,8 @@
 """Clients of the AWS services of an environment: the emulator's for `local`, the account's otherwise."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
 
 import boto3
-from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
@@ -15,19 +12,8 @@ from botocore.exceptions import (
 )
 
 from infra.settings import load
+from local.session import AwsSession, emulator_session
 from ops.errors import UserError
-
-
-@dataclass(frozen=True)
-class AwsSession:
-    """Makes clients that talk to one environment."""
-
-    session: boto3.Session
-    endpoint_url: str | None = None
-
-    def client(self, service: str, *, config: Config | None = None) -> Any:
-        """A boto3 client of `service`."""
-        return self.session.client(service, endpoint_url=self.endpoint_url, config=config)  # type: ignore[call-overload]
 
 
 def session_for(environment: str) -> AwsSession:
@@ -38,16 +24,6 @@ def session_for(environment: str) -> AwsSession:
 
         return emulator_session(running_emulator().port)
     return AwsSession(boto3.Session(region_name=settings.region))
-
-
-def emulator_session(port: int) -> AwsSession:
-    """Clients of the emulator that listens on `port`."""
-    from local import emulator
-
-    session = boto3.Session(
-        aws_access_key_id=emulator.ACCOUNT, aws_secret_access_key=emulator.SECRET_KEY, region_name=emulator.REGION
-    )
-    return AwsSession(session, f"http://{emulator.HOST}:{port}")
 
 
 def outputs(aws: AwsSession, stack: str) -> Mapping[str, str]:

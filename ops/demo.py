@@ -10,9 +10,10 @@ from rich.table import Table
 
 from infra.settings import load
 from local import emulator, timescaledb
+from local.session import AwsSession, emulator_session
 from local.state import State
 from ops import balance
-from ops.aws import AwsSession, emulator_session, outputs
+from ops.aws import outputs
 from ops.balance import Balance, Pipeline
 from ops.errors import UserError
 from ops.paths import LOCAL

@@ -5,9 +5,11 @@ two cores, which it shares: two processes load 1.3 times as much as one, two thr
 """
 
 import multiprocessing
+import signal
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
@@ -17,6 +19,17 @@ from ops.replay.worker import Done, Job, serve
 
 _POLL_SECONDS = 0.2
 _EXIT_SECONDS = 20.0
+
+
+@contextmanager
+def _interrupts_held_back() -> Iterator[None]:
+    """A Ctrl-C meant for the parent would end a worker that has not got as far as to ignore it: it inherits the mask."""
+    resource_tracker.ensure_running()  # which resets the mask when it is started
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class Pool:
@@ -87,7 +100,8 @@ class Pool:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         process = context.Process(target=serve, args=(theirs, self._job), daemon=True, name="fleet replay worker")
-        process.start()
+        with _interrupts_held_back():
+            process.start()
         theirs.close()
         self._running[ours] = process
         return ours

@@ -12,7 +12,8 @@ from botocore.exceptions import ClientError
 from infra.settings import load
 from lambdas.processor.raw_object import Body, ObjectVersion
 from lambdas.shared.listing import Listed
-from ops.aws import AwsSession, emulator_session, outputs
+from local.session import AwsSession, emulator_session
+from ops.aws import outputs
 
 _GONE = frozenset({"NoSuchKey", "NoSuchVersion", "404"})
 

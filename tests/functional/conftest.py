@@ -15,8 +15,8 @@ from psycopg.conninfo import conninfo_to_dict
 
 from lambdas.migrator.migrate import set_login
 from local import emulator as emulators
+from local.session import AwsSession, emulator_session
 from local.state import Emulator
-from ops.aws import AwsSession, emulator_session
 from tests.functional.accounting import RawObject
 from tests.functional.loader_process import LoaderProcess
 

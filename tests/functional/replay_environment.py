@@ -22,8 +22,8 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from local.given_database import parse_dsn
+from local.session import emulator_session
 from local.state import Emulator, State, StateFile
-from ops.aws import emulator_session
 from ops.paths import ROOT
 
 FLEET = Path(sys.executable).parent / "fleet"

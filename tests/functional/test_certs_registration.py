@@ -18,8 +18,8 @@ from certs.registry import client_config
 from certs.store import DeviceIdentity, IdentityStore
 from local import emulator as emulators
 from local import processes
+from local.session import emulator_session
 from local.state import Emulator
-from ops.aws import emulator_session
 from ops.errors import UserError
 
 TYPE, POLICY = "IoTDevice", "IoTDevicePolicy"

@@ -12,8 +12,8 @@ from psycopg.pq import TransactionStatus
 
 from lambdas.shared.connection import KeptConnection
 from lambdas.shared.database import DatabaseSecret, connect
+from local.session import AwsSession
 from local.state import Emulator
-from ops.aws import AwsSession
 from tests.functional.accounting import Span, assert_every_reading_once, assert_nothing_stored, raw_object
 from tests.functional.conftest import Intake, Message, StartLoader
 from tests.functional.loader_process import Boundary, LoaderProcess, Stopped

@@ -26,8 +26,8 @@ from lambdas.processor.load import load_object
 from lambdas.processor.raw_object import ObjectVersion, UnreadableObjectError
 from lambdas.rule_errors.handler import quarantined
 from lambdas.shared import quarantine
+from local.session import emulator_session
 from local.state import Emulator
-from ops.aws import emulator_session
 from ops.errors import UserError
 from ops.quarantine import refusals
 from ops.quarantine.dead_letters import DeadLetter

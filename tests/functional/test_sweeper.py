@@ -22,8 +22,8 @@ from lambdas.sweeper import handler as handlers
 from lambdas.sweeper.sweep import Ages, Findings, Target, sweep
 from local import emulator as emulators
 from local.given_database import parse_dsn
+from local.session import emulator_session
 from local.state import Emulator
-from ops.aws import emulator_session
 
 NOW = datetime.now(UTC)
 LIMITS = Limits.around(NOW, retention_days=30, max_future_seconds=3600)
