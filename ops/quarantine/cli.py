@@ -77,7 +77,7 @@ def list_items(
         if items:
             _console.print(view.table_of(items, resolutions=resolved))
         more = f" of at least {total:,}; --limit shows more" if total > len(items) else ""
-        _console.print(f"{len(items):,}{more}" if items else "nothing waits", highlight=False)
+        _console.print(f"{len(items):,} shown{more}" if items else "nothing waits", highlight=False)
         in_work = waiting_in(pipeline.sqs, pipeline.object_queue), waiting_in(pipeline.sqs, pipeline.rule_error_queue)
         if any(in_work):
             _console.print(f"in work, needing nobody: {in_work[0]} events, {in_work[1]} rule errors", highlight=False)

@@ -27,7 +27,7 @@ def table_of(items: Iterable[Item], *, resolutions: bool) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("id", no_wrap=True)
     for heading in ("since (UTC)", "reason", "device", "object", *(["resolution"] if resolutions else [])):
-        table.add_column(heading, overflow="fold")
+        table.add_column(heading, overflow="fold", no_wrap=heading in {"since (UTC)", "reason"})
     for item in items:
         cells = [str(item.id), _moment(item.at), item.reason, item.device or "", _place(item)]
         table.add_row(*map(printable, cells + ([_resolution(item)] if resolutions else [])))
@@ -35,7 +35,8 @@ def table_of(items: Iterable[Item], *, resolutions: bool) -> Table:
 
 
 def _place(item: Item) -> str:
-    place = item.key or ""
+    # The end of the key tells objects apart; `show` and --json have the whole of it.
+    place = (item.key or "").rpartition("/")[2]
     if item.line is not None:
         place += f" line {item.line}"
     if item.element is not None:

@@ -121,13 +121,18 @@ def _remove_rows(
     low, high = _one(cursor)
     found, checksum = 0, 0
     if low is not None:
-        # The span is redundant, and lets the planner leave out the other chunks.
+        # By index whatever the planner knows of a chunk that was never analysed: the work is that of an object, not of a
+        # chunk. The span is redundant, and leaves out the other chunks.
+        cursor.execute("SET LOCAL enable_hashjoin = off")
+        cursor.execute("SET LOCAL enable_mergejoin = off")
         found, checksum = _delete(
             cursor,
             "USING incoming i WHERE t.object_id = %s AND t.timestamp BETWEEN %s AND %s "
             "AND t.device_id = i.device_id AND t.timestamp = i.timestamp AND t.seq = i.seq",
             (object_id, low, high),
         )
+        cursor.execute("SET LOCAL enable_hashjoin = on")
+        cursor.execute("SET LOCAL enable_mergejoin = on")
     if found != expected and first is not None:
         more, sum_of_more = _delete(
             cursor, "WHERE t.object_id = %s AND t.timestamp BETWEEN %s AND %s", (object_id, first, last)
