@@ -35,10 +35,10 @@ def table_of(items: Iterable[Item], *, resolutions: bool) -> Table:
 
 
 def _place(item: Item) -> str:
-    # The end of the key tells objects apart; `show` and --json have the whole of it.
-    place = (item.key or "").rpartition("/")[2]
+    place = item.key or ""
     if item.line is not None:
-        place += f" line {item.line}"
+        # Of many lines the end of the key tells objects apart; `show` and --json have the whole of it.
+        place = f"{place.rpartition('/')[2]} line {item.line}"
     if item.element is not None:
         place += f" element {item.element}"
     return place
