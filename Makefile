@@ -24,7 +24,7 @@ lint: setup ## ruff, mypy --strict, lock files
 	@$(BIN)/mypy
 
 bench: setup ## The benchmarks
-	@$(BIN)/fleet bench $(ARGS)
+	@$(BIN)/fleet bench $(or $(ARGS),loader)
 
 up: setup ## Start the local environment
 	@$(BIN)/fleet up
