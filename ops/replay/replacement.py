@@ -116,23 +116,20 @@ def _remove_rows(
     There is no index on object_id (it would cost every load), so they are found by the keys that the object holds now.
     Only when these are not all of them is the span of time searched that the ledger names.
     """
+    # With an index on either side no plan is slow, however wrong the statistics of a busy chunk are about object_id.
+    cursor.execute("CREATE INDEX ON incoming (device_id, timestamp, seq)")
     cursor.execute("ANALYZE incoming")
     cursor.execute("SELECT min(timestamp), max(timestamp) FROM incoming")
     low, high = _one(cursor)
     found, checksum = 0, 0
     if low is not None:
-        # By index whatever the planner knows of a chunk that was never analysed: the work is that of an object, not of a
-        # chunk. The span is redundant, and leaves out the other chunks.
-        cursor.execute("SET LOCAL enable_hashjoin = off")
-        cursor.execute("SET LOCAL enable_mergejoin = off")
+        # The span is redundant, and lets the planner leave out the other chunks.
         found, checksum = _delete(
             cursor,
             "USING incoming i WHERE t.object_id = %s AND t.timestamp BETWEEN %s AND %s "
             "AND t.device_id = i.device_id AND t.timestamp = i.timestamp AND t.seq = i.seq",
             (object_id, low, high),
         )
-        cursor.execute("SET LOCAL enable_hashjoin = on")
-        cursor.execute("SET LOCAL enable_mergejoin = on")
     if found != expected and first is not None:
         more, sum_of_more = _delete(
             cursor, "WHERE t.object_id = %s AND t.timestamp BETWEEN %s AND %s", (object_id, first, last)
