@@ -74,13 +74,16 @@ class Bench:
             row = connection.execute("SELECT count(*) FROM telemetry").fetchone()
         return int(row[0]) if row else 0
 
+    def _environment(self) -> dict[str, str]:
+        """This process's, with the password where libpq looks for it rather than on a command line."""
+        return {**os.environ, "PGPASSWORD": str(conninfo_to_dict(self.dsn).get("password", ""))}
+
     def load(self, files: list[Path]) -> dict[str, float]:
         """The loader's own figures for these objects."""
-        environment = {**os.environ, "PGPASSWORD": str(conninfo_to_dict(self.dsn).get("password", ""))}
         done = subprocess.run(
             [sys.executable, "-m", "bench.loader_process", _without_password(self.dsn), *map(str, files)],
             cwd=ROOT,
-            env=environment,
+            env=self._environment(),
             capture_output=True,
             text=True,
             check=False,
@@ -93,11 +96,10 @@ class Bench:
     def psql_copy(self) -> float:
         """Seconds that psql takes to \\copy the CSV."""
         command = f"\\copy telemetry ({', '.join(COLUMNS)}) FROM '{self.csv}' WITH (FORMAT csv)"
-        environment = {**os.environ, "PGPASSWORD": str(conninfo_to_dict(self.dsn).get("password", ""))}
         started = time.perf_counter()
         done = subprocess.run(
             [self.psql, _without_password(self.dsn), "-q", "-v", "ON_ERROR_STOP=1", "-c", command],
-            env=environment,
+            env=self._environment(),
             capture_output=True,
             text=True,
             check=False,

@@ -93,7 +93,7 @@ class DeviceAuthority:
             .issuer_name(self.certificate.subject)
             .not_valid_after(min(now + validity, self.certificate.not_valid_after_utc))
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(_key_usage(digital_signature=True), critical=True)
+            .add_extension(key_usage(digital_signature=True), critical=True)
             .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
             .add_extension(ca_key_id, critical=False)
         )
@@ -113,7 +113,7 @@ def _self_signed(key: ec.EllipticCurvePrivateKey, now: datetime) -> x509.Certifi
         .issuer_name(name)
         .not_valid_after(now + CA_VALIDITY)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_key_usage(signs_certificates=True), critical=True)
+        .add_extension(key_usage(signs_certificates=True), critical=True)
     )
     return builder.sign(key, hashes.SHA256())
 
@@ -130,7 +130,8 @@ def _certificate_builder(subject: x509.Name, key: ec.EllipticCurvePrivateKey, no
     )
 
 
-def _key_usage(*, digital_signature: bool = False, signs_certificates: bool = False) -> x509.KeyUsage:
+def key_usage(*, digital_signature: bool = False, signs_certificates: bool = False) -> x509.KeyUsage:
+    """The key usage extension of a certificate that signs data, or certificates and revocation lists."""
     return x509.KeyUsage(
         digital_signature=digital_signature,
         key_cert_sign=signs_certificates,

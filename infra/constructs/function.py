@@ -67,7 +67,6 @@ class Function(Construct):
                 **environment,
             },
         )
-        self.log_group = log_group
 
 
 def _retention(days: int) -> logs.RetentionDays:

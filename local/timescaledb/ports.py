@@ -1,8 +1,8 @@
 """The TCP port of the local database."""
 
-import socket
 from pathlib import Path
 
+from local.ports import any_free, is_free
 from local.timescaledb.connection import HOST
 from ops.errors import UserError
 
@@ -17,16 +17,13 @@ def choose_port(wanted: int | None, port_file: Path) -> int:
     if wanted is not None:
         if not _LOWEST <= wanted <= _HIGHEST:
             raise UserError(f"TimescaleDB cannot listen on port {wanted}; choose one from {_LOWEST} to {_HIGHEST}")
-        if not _is_free(wanted):
+        if not is_free(wanted):
             raise UserError(f"Port {wanted} on {HOST} is taken; stop what listens there or choose another port")
         return wanted
     last = read_port(port_file)
-    if last is not None and _is_free(last):
+    if last is not None and is_free(last):
         return last
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        port: int = probe.getsockname()[1]
-    return port
+    return any_free()
 
 
 def refuse_other_port(wanted: int | None, running: int) -> None:
@@ -43,14 +40,3 @@ def read_port(port_file: Path) -> int | None:
         return int(port_file.read_text())
     except (FileNotFoundError, ValueError):
         return None
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        # As PostgreSQL does: connections of a former server that still time out do not make the port taken.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except OSError:
-            return False
-    return True
