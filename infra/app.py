@@ -4,6 +4,7 @@ from aws_cdk import App, Environment, Tags
 
 from infra.database import DatabaseStack
 from infra.ingest import IngestStack
+from infra.key import KeyStack
 from infra.operations import OperationsStack
 from infra.settings import Settings
 
@@ -12,6 +13,19 @@ def build(app: App, settings: Settings) -> None:
     """Adds the stacks of an environment to `app`, ordered by how long their contents live."""
     names = settings.names
     environment = Environment(account=settings.account, region=settings.region)
+    key = (
+        KeyStack(
+            app,
+            names.stack("key"),
+            settings=settings,
+            env=environment,
+            description="Fleetledger: the key under which data rests",
+            termination_protection=settings.retain_data,
+        ).key
+        if settings.customer_managed_key
+        else None
+    )
+    network = None
     database = DatabaseStack(
         app,
         names.stack("database"),
@@ -26,6 +40,8 @@ def build(app: App, settings: Settings) -> None:
         settings=settings,
         admin_secret=database.admin_secret,
         loader_secret=database.loader_secret,
+        network=network,
+        key=key,
         env=environment,
         description="Fleetledger: device, rule, Firehose, S3, loader",
         termination_protection=settings.retain_data,
@@ -37,6 +53,8 @@ def build(app: App, settings: Settings) -> None:
         bucket=ingest.bucket,
         object_queue=ingest.object_queue,
         loader_secret=database.loader_secret,
+        network=network,
+        key=key,
         env=environment,
         description="Fleetledger: scheduled work",
         termination_protection=settings.retain_data,

@@ -6,6 +6,7 @@ from aws_cdk import ArnFormat, Aws, CfnOutput, Duration, RemovalPolicy, Size, St
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_iot as iot
 from aws_cdk import aws_kinesisfirehose as firehose
+from aws_cdk import aws_kms as kms
 from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_lambda_event_sources as event_sources
 from aws_cdk import aws_logs as logs
@@ -18,6 +19,7 @@ from infra.constructs.function import Function
 from infra.constructs.queue import queue_with_dead_letters
 from infra.iot_rule import RuleTargets, rule_payload
 from infra.names import RAW_PREFIX
+from infra.network import FunctionNetwork
 from infra.settings import Settings
 
 _HOURLY = "year=!{timestamp:yyyy}/month=!{timestamp:MM}/day=!{timestamp:dd}/hour=!{timestamp:HH}/"
@@ -34,10 +36,13 @@ class IngestStack(Stack):
         settings: Settings,
         admin_secret: secretsmanager.ISecret,
         loader_secret: secretsmanager.ISecret,
+        network: FunctionNetwork | None,
+        key: kms.IKey | None,
         **kwargs: Any,
     ) -> None:
         super().__init__(scope, construct_id, **kwargs)
         self._settings = settings
+        self._network, self._key = network, key
         self._names = settings.names
         self._removal = RemovalPolicy.RETAIN if settings.retain_data else RemovalPolicy.DESTROY
 
@@ -285,6 +290,8 @@ class IngestStack(Stack):
             self,
             "Loader",
             settings=self._settings,
+            network=self._network,
+            key=self._key,
             name=self._names.loader,
             folder="processor",
             description="Loads raw objects into TimescaleDB, each exactly once",
@@ -322,6 +329,8 @@ class IngestStack(Stack):
             self,
             "RuleErrorsLoader",
             settings=self._settings,
+            network=self._network,
+            key=self._key,
             name=self._names.rule_errors_loader,
             folder="rule_errors",
             description="Moves messages whose rule action failed into quarantine",
@@ -342,6 +351,8 @@ class IngestStack(Stack):
             self,
             "Migrator",
             settings=self._settings,
+            network=self._network,
+            key=self._key,
             name=self._names.migrator,
             folder="migrator",
             description="Brings the database's schema up to date",

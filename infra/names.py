@@ -77,6 +77,39 @@ class Names:
         return "iot-telemetry-sweeper" + self.suffix
 
     @property
+    def watch(self) -> str:
+        """The Lambda that measures devices, losses and the database."""
+        return "iot-telemetry-watch" + self.suffix
+
+    @property
+    def probe(self) -> str:
+        """The Lambda that connects to AWS IoT as a device would."""
+        return "iot-telemetry-probe" + self.suffix
+
+    @property
+    def rotation(self) -> str:
+        """The Lambda that changes database passwords."""
+        return "iot-database-rotation" + self.suffix
+
+    @property
+    def database_host(self) -> str:
+        """Name of the self-hosted database within its network; its certificate is made out to it."""
+        return f"timescaledb.iot{self.suffix}.internal"
+
+    @property
+    def database_service(self) -> str:
+        """What the self-hosted instance calls itself in its metrics and logs."""
+        return "iot-database" + self.suffix
+
+    def backup_bucket(self, account: str, region: str) -> str:
+        """The bucket of database backups and archived WAL."""
+        return f"iot-backups{self.suffix}-{account}-{region}"
+
+    def packages_bucket(self, account: str, region: str) -> str:
+        """The bucket from which the instance installs its software."""
+        return f"iot-packages{self.suffix}-{account}-{region}"
+
+    @property
     def object_queue(self) -> str:
         """The queue of S3 ObjectCreated events."""
         return "iot-telemetry-objects" + self.suffix

@@ -6,6 +6,7 @@ from aws_cdk import ArnFormat, Duration, Stack
 from aws_cdk import aws_events as events
 from aws_cdk import aws_events_targets as targets
 from aws_cdk import aws_iam as iam
+from aws_cdk import aws_kms as kms
 from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_s3 as s3
 from aws_cdk import aws_secretsmanager as secretsmanager
@@ -14,6 +15,7 @@ from constructs import Construct
 
 from infra.constructs.function import Function
 from infra.names import RAW_PREFIX
+from infra.network import FunctionNetwork
 from infra.settings import Settings
 
 
@@ -29,10 +31,13 @@ class OperationsStack(Stack):
         bucket: s3.IBucket,
         object_queue: sqs.IQueue,
         loader_secret: secretsmanager.ISecret,
+        network: FunctionNetwork | None,
+        key: kms.IKey | None,
         **kwargs: Any,
     ) -> None:
         super().__init__(scope, construct_id, **kwargs)
         self._settings = settings
+        self._network, self._key = network, key
         sweeper = self._sweeper(bucket, object_queue, loader_secret)
         self._schedule(
             "SweepRecent",
@@ -58,6 +63,8 @@ class OperationsStack(Stack):
             self,
             "Sweeper",
             settings=self._settings,
+            network=self._network,
+            key=self._key,
             name=name,
             folder="sweeper",
             description="Finds raw objects that were never loaded, and announces them to the loader again",

@@ -21,6 +21,27 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """AWS account id; None leaves the stacks deployable to whichever account the credentials name."""
     region: Annotated[str, Meta(pattern=r"^[a-z]{2}(-[a-z]+)+-\d$")] | None = None
 
+    # Where the database is: on an instance of ours in a network of ours, or anywhere else that a secret names.
+    database: Literal["self_hosted", "external"] = "self_hosted"
+    vpc_cidr: Annotated[str, Meta(pattern=r"^\d{1,3}(\.\d{1,3}){3}/(1[6-9]|2[0-4])$")] = "10.42.0.0/16"
+    endpoint_zones: Annotated[int, Meta(ge=1, le=2)] = 1
+    """Zones in which interface endpoints stand; each costs by the hour, and one serves both zones while it lives."""
+    flow_logs: bool = False
+    database_instance: Literal["present", "absent"] = "present"
+    """`absent` takes the instance away and leaves its volume: the first half of replacing it (docs/database.md)."""
+    database_instance_type: Annotated[str, Meta(pattern=r"^[a-z]+\d+g[a-z]*\.[0-9a-z]+$")] = "t4g.medium"
+    """A Graviton type."""
+    database_volume_gib: Annotated[int, Meta(ge=10, le=16_384)] = 50
+    database_volume_iops: Annotated[int, Meta(ge=3000, le=16_000)] = 3000
+    database_volume_mib_per_second: Annotated[int, Meta(ge=125, le=1000)] = 125
+    backup_retention_days: Annotated[int, Meta(ge=1, le=365)] = 7
+    rotate_passwords_days: Annotated[int, Meta(ge=1, le=365)] | None = 30
+    """How often Secrets Manager has the loader's password changed; None: never (the emulator cannot)."""
+    customer_managed_key: bool = True
+    """Encrypt data at rest under a KMS key of this environment rather than under the services' own."""
+    replica_region: Annotated[str, Meta(pattern=r"^[a-z]{2}(-[a-z]+)+-\d$")] | None = None
+    """Copy every raw object to a bucket in this region too; needs account and region to be given."""
+
     # Firehose buffering hints: https://docs.aws.amazon.com/firehose/latest/dev/buffering-hints.html
     buffer_interval_seconds: Annotated[int, Meta(ge=0, le=900)] = 60
     buffer_size_mib: Annotated[int, Meta(ge=1, le=128)] = 5
@@ -49,6 +70,31 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     sweep_resend_hours: Annotated[int, Meta(ge=1, le=336)] = 6
     """How long an object that was announced again is left alone: longer than the queue's deliveries take."""
 
+    # What watches, and whom it tells.
+    alarms: Literal["full", "plain"] = "full"
+    """`plain` leaves out composite alarms and metric math, which the emulator does not take."""
+    offline_after_minutes: Annotated[int, Meta(ge=1, le=1440)] = 10
+    """A device without a reading for so long counts as offline."""
+    pager_secret: Annotated[str, Meta(min_length=1)] | None = None
+    """Secrets Manager secret whose member `url` is the pager's HTTPS endpoint (it carries a key), for P0 and P1."""
+    alert_email: Annotated[str, Meta(pattern=r"^[^@\s]+@[^@\s]+$")] | None = None
+    """For P2 and P3."""
+    slack_workspace_id: Annotated[str, Meta(pattern=r"^T[0-9A-Z]+$")] | None = None
+    slack_channel_id: Annotated[str, Meta(pattern=r"^C[0-9A-Z]+$")] | None = None
+    """For P2 and P3, by Amazon Q Developer in chat applications; both or neither."""
+    budget_dollars_per_month: Annotated[int, Meta(ge=1)] | None = None
+    alarm_owner: Annotated[str, Meta(min_length=1)] = "IoT Platform Team"
+    runbook_url: Annotated[str, Meta(pattern=r"^https://\S+$")] | None = None
+    """Where docs/runbook.md is published, for the links in alarms; None: the path within the repository."""
+    github_repository: Annotated[str, Meta(pattern=r"^[\w.-]+/[\w.-]+$")] | None = None
+    """`owner/name` of the repository whose workflow may deploy this environment (OIDC, no stored keys)."""
+
+    # The fleet that is expected; `fleet cost` reckons with it.
+    devices: Annotated[int, Meta(ge=1)] = 1000
+    readings_per_second: Annotated[int, Meta(ge=1)] = 1000
+    readings_per_message: Annotated[int, Meta(ge=1, le=1000)] = 25
+    reading_bytes: Annotated[int, Meta(ge=1)] = 105
+
     log_retention_days: Literal[1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731] = 30
     retain_data: bool = True
     """Keep the bucket, secrets and logs when a stack is deleted, and protect the stacks from deletion."""
@@ -74,10 +120,43 @@ _DIFFERENCES: dict[str, dict[str, Any]] = {
         "retain_data": False,
         "migrate_on_deploy": False,
         "lambda_platform": "host",
+        "database": "external",
+        "rotate_passwords_days": None,
+        "customer_managed_key": False,
+        "alarms": "plain",
     },
-    "dev": {"log_retention_days": 7, "retain_data": False, "expire_after_days": 90, "retention_days": 90},
-    "staging": {"log_retention_days": 14},
-    "prod": {"buffer_interval_seconds": 60, "log_retention_days": 90, "loader_memory_mib": 1024},
+    "dev": {
+        "log_retention_days": 7,
+        "retain_data": False,
+        "expire_after_days": 90,
+        "retention_days": 90,
+        "devices": 50,
+        "readings_per_second": 10,
+        "budget_dollars_per_month": 150,
+    },
+    "staging": {
+        "log_retention_days": 14,
+        "database_instance_type": "m7g.large",
+        "database_volume_gib": 100,
+        "backup_retention_days": 14,
+        "devices": 200,
+        "readings_per_second": 100,
+        "budget_dollars_per_month": 300,
+    },
+    "prod": {
+        # Every 3 s: the runbook's 5 s from device to row leave the rest for Firehose and the loader.
+        "buffer_interval_seconds": 3,
+        "log_retention_days": 90,
+        "loader_memory_mib": 1024,
+        "endpoint_zones": 2,
+        "flow_logs": True,
+        "database_instance_type": "r7g.large",
+        "database_volume_gib": 500,
+        "database_volume_iops": 6000,
+        "database_volume_mib_per_second": 250,
+        "backup_retention_days": 30,
+        "budget_dollars_per_month": 700,
+    },
 }
 
 

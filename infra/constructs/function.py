@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 
-from aws_cdk import Duration, RemovalPolicy
+from aws_cdk import ArnFormat, Aws, Duration, RemovalPolicy, Stack
 from aws_cdk import aws_iam as iam
+from aws_cdk import aws_kms as kms
 from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_logs as logs
 from constructs import Construct
 
+from infra.network import FunctionNetwork
 from infra.packaging import function_package
 from infra.settings import Settings
 
@@ -30,6 +32,8 @@ class Function(Construct):
         timeout: Duration,
         memory_mib: int,
         environment: Mapping[str, str],
+        network: FunctionNetwork | None = None,
+        key: kms.IKey | None = None,
     ) -> None:
         super().__init__(scope, construct_id)
         removal = RemovalPolicy.RETAIN if settings.retain_data else RemovalPolicy.DESTROY
@@ -39,6 +43,7 @@ class Function(Construct):
             log_group_name=f"/aws/lambda/{name}",
             retention=_retention(settings.log_retention_days),
             removal_policy=removal,
+            encryption_key=key,
         )
         # Not AWSLambdaBasicExecutionRole: that one may create and write any log group of the account.
         role = iam.Role(
@@ -48,6 +53,8 @@ class Function(Construct):
             description=f"What {name} may do",
         )
         log_group.grant_write(role)
+        if network is not None:
+            _let_attach(role, name)
         self.function = lambda_.Function(
             self,
             "Function",
@@ -59,6 +66,9 @@ class Function(Construct):
             code=lambda_.Code.from_asset(str(function_package(folder, settings.lambda_platform))),
             role=role,
             log_group=log_group,
+            vpc=network.vpc if network else None,
+            vpc_subnets=network.subnets if network else None,
+            security_groups=[network.security_group] if network else None,
             timeout=timeout,
             memory_size=memory_mib,
             environment={
@@ -67,6 +77,34 @@ class Function(Construct):
                 **environment,
             },
         )
+
+
+def _let_attach(role: iam.Role, function_name: str) -> None:
+    """Lets the Lambda service attach the function to its subnets, and not the function's own code.
+
+    https://docs.aws.amazon.com/lambda/latest/dg/configuration-vpc.html#configuration-vpc-best-practice
+    """
+    function = Stack.of(role).format_arn(
+        service="lambda", resource="function", resource_name=function_name, arn_format=ArnFormat.COLON_RESOURCE_NAME
+    )
+    interfaces = [
+        "ec2:CreateNetworkInterface",
+        "ec2:DescribeNetworkInterfaces",
+        "ec2:DescribeSubnets",
+        "ec2:DeleteNetworkInterface",
+        "ec2:AssignPrivateIpAddresses",
+        "ec2:UnassignPrivateIpAddresses",
+    ]
+    in_region = {"StringEquals": {"aws:RequestedRegion": Aws.REGION}}
+    role.add_to_policy(iam.PolicyStatement(actions=interfaces, resources=["*"], conditions=in_region))
+    role.add_to_policy(
+        iam.PolicyStatement(
+            effect=iam.Effect.DENY,
+            actions=interfaces,
+            resources=["*"],
+            conditions={"ArnEquals": {"lambda:SourceFunctionArn": function}},
+        )
+    )
 
 
 def _retention(days: int) -> logs.RetentionDays:

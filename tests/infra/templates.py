@@ -1,7 +1,7 @@
 """Synthesised templates, and what is asked of them: resources by type and properties, never by logical id."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -16,20 +16,34 @@ __all__ = ["ENVIRONMENTS", "Synthesised", "statements", "synthesised"]
 
 @dataclass(frozen=True)
 class Synthesised:
-    """The stacks of one environment."""
+    """The stacks of one environment, and one of them in view: the Ingest stack, unless `of` has chosen another."""
 
     settings: Settings
-    ingest: dict[str, Any]
-    database: dict[str, Any]
-    operations: dict[str, Any]
+    stacks: dict[str, dict[str, Any]]
+    """Templates by layer: key, network, database, ingest, operations, monitoring ... as far as the environment has them."""
+    layer: str = "ingest"
+
+    @property
+    def template(self) -> dict[str, Any]:
+        """The template in view."""
+        return self.stacks[self.layer]
+
+    def of(self, layer: str) -> "Synthesised":
+        """The same questions put to another stack."""
+        return replace(self, layer=layer)
 
     def of_type(self, kind: str) -> dict[str, dict[str, Any]]:
-        """The Ingest stack's resources of a type, by logical id."""
-        return {name: body for name, body in self.ingest["Resources"].items() if body["Type"] == kind}
+        """The resources of a type in the stack in view, by logical id."""
+        return {name: body for name, body in self.template["Resources"].items() if body["Type"] == kind}
 
-    def of_operations(self) -> "Synthesised":
-        """The same questions put to the Operations stack."""
-        return Synthesised(self.settings, self.operations, self.database, self.operations)
+    def everywhere(self, kind: str) -> dict[str, dict[str, Any]]:
+        """The resources of a type in all stacks, by `layer/logical id`."""
+        return {
+            f"{layer}/{name}": body
+            for layer, template in self.stacks.items()
+            for name, body in template["Resources"].items()
+            if body["Type"] == kind
+        }
 
     def only(self, kind: str, **properties: Any) -> dict[str, Any]:
         """The properties of the one resource of a type that has these properties."""
@@ -57,12 +71,14 @@ def synthesised(environment: str, **overrides: str) -> Synthesised:
     with open("cdk.json") as file:  # noqa: PTH123
         app = App(context=json.load(file)["context"])
     build(app, settings)
-    stacks = {stack.stack_name: stack for stack in app.node.children if isinstance(stack, Stack)}
-    ingest, database, operations = (
-        dict(Template.from_stack(stacks[settings.names.stack(layer)]).to_json())
-        for layer in ("ingest", "database", "operations")
-    )
-    return Synthesised(settings, ingest, database, operations)
+    stacks = {
+        stack.stack_name.removeprefix("iot-").removesuffix(settings.names.suffix): dict(
+            Template.from_stack(stack).to_json()
+        )
+        for stack in app.node.children
+        if isinstance(stack, Stack)
+    }
+    return Synthesised(settings, stacks)
 
 
 def statements(template: Synthesised, role: str) -> dict[str, list[Any]]:

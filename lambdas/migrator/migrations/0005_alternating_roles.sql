@@ -1,0 +1,2 @@
+-- Being written: the loader's second login, for rotation without downtime.
+SELECT 1;

@@ -1,0 +1,2 @@
+-- Being written: what the watch and the sweeper keep.
+SELECT 1;
