@@ -10,6 +10,7 @@ os.environ.setdefault("JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION", "20")
 from aws_cdk import App
 
 from infra.app import build
+from infra.nag import hold_to_rules
 from infra.settings import Settings, load
 from ops.errors import UserError
 
@@ -23,10 +24,17 @@ def main() -> None:
         if name != "environment" and (value := app.node.try_get_context(name)) is not None
     }
     try:
-        build(app, load(app.node.try_get_context("env"), overrides))
+        settings = load(app.node.try_get_context("env"), overrides)
+        build(app, settings)
     except UserError as error:
         sys.exit(f"fleetledger: {error}")
-    app.synth()
+    if settings.hold_to_rules:
+        hold_to_rules(app)
+    try:
+        app.synth()
+    except RuntimeError as error:
+        # jsii's: the findings have been printed, and the trace would be its own, not ours.
+        sys.exit(f"fleetledger: {str(error).partition(chr(10))[0]}")
 
 
 if __name__ == "__main__":

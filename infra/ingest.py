@@ -15,14 +15,21 @@ from aws_cdk import aws_secretsmanager as secretsmanager
 from aws_cdk import aws_sqs as sqs
 from constructs import Construct
 
+from infra.constructs.bucket import private_bucket
 from infra.constructs.function import Function
 from infra.constructs.queue import queue_with_dead_letters
 from infra.iot_rule import RuleTargets, rule_payload
+from infra.nag import OWN_POLICY, acknowledge, over
 from infra.names import RAW_PREFIX
 from infra.network import FunctionNetwork
+from infra.replica import raw_lifecycle, replicate
 from infra.settings import Settings
+from lambdas.shared.stamp import STAMP
 
 _HOURLY = "year=!{timestamp:yyyy}/month=!{timestamp:MM}/day=!{timestamp:dd}/hour=!{timestamp:HH}/"
+
+_ERROR_PREFIX = "errors/"
+_NOT_REPLICATED = "S3 keeps three zones' copies and every version; a second region is the setting replica_region."
 
 
 class IngestStack(Stack):
@@ -37,12 +44,13 @@ class IngestStack(Stack):
         admin_secret: secretsmanager.ISecret,
         loader_secret: secretsmanager.ISecret,
         network: FunctionNetwork | None,
-        key: kms.IKey | None,
+        key: kms.IKey,
+        access_logs: s3.IBucket,
         **kwargs: Any,
     ) -> None:
         super().__init__(scope, construct_id, **kwargs)
         self._settings = settings
-        self._network, self._key = network, key
+        self._network, self._key, self._access_logs = network, key, access_logs
         self._names = settings.names
         self._removal = RemovalPolicy.RETAIN if settings.retain_data else RemovalPolicy.DESTROY
 
@@ -51,8 +59,9 @@ class IngestStack(Stack):
         bucket = self._bucket(object_queue)
         self.bucket, self.object_queue = bucket, object_queue
         stream = self._stream(bucket)
-        rule_errors, rule_error_dead_letters = self._rule(stream)
-        loader = self._loader(bucket, object_queue, loader_secret)
+        stamp_secret = self._stamp_secret()
+        rule_errors, rule_error_dead_letters = self._rule(stream, stamp_secret)
+        loader = self._loader(bucket, object_queue, loader_secret, stamp_secret)
         self._rule_errors_loader(rule_errors, loader_secret)
         if settings.migrate_on_deploy:
             self._migrator(loader, admin_secret, loader_secret)
@@ -125,41 +134,32 @@ class IngestStack(Stack):
             visibility_timeout=Duration.seconds(6 * self._settings.loader_timeout_seconds),
             max_receives=self._settings.loader_max_receives,
             removal_policy=self._removal,
+            key=self._key,
         )
 
     def _bucket(self, object_queue: sqs.Queue) -> s3.Bucket:
         name = self._names.bucket(Aws.ACCOUNT_ID, Aws.REGION)
-        bucket = s3.Bucket(
+        bucket = private_bucket(
             self,
             "Raw",
-            bucket_name=name,
-            encryption=s3.BucketEncryption.S3_MANAGED,
-            enforce_ssl=True,
-            minimum_tls_version=1.2,
-            versioned=True,
-            block_public_access=s3.BlockPublicAccess.BLOCK_ALL,
-            object_ownership=s3.ObjectOwnership.BUCKET_OWNER_ENFORCED,
+            name=name,
+            key=self._key,
+            access_logs=self._access_logs,
+            access_logs_prefix="raw/",
+            lifecycle_rules=raw_lifecycle(self._settings),
             removal_policy=self._removal,
-            lifecycle_rules=[
-                s3.LifecycleRule(
-                    id="ArchiveOldData",
-                    transitions=[
-                        s3.Transition(
-                            storage_class=s3.StorageClass.GLACIER,
-                            transition_after=Duration.days(self._settings.archive_after_days),
-                        )
-                    ],
-                    expiration=Duration.days(self._settings.expire_after_days),
-                    noncurrent_version_expiration=Duration.days(30),
-                ),
-                s3.LifecycleRule(id="AbortUnfinishedUploads", abort_incomplete_multipart_upload_after=Duration.days(7)),
-            ],
         )
+        if self._settings.replica_region:
+            replicate(bucket, name, self._key, self._settings)
+        else:
+            acknowledge(bucket, {"NIST.800.53.R5-S3BucketReplicationEnabled": _NOT_REPLICATED})
         # The bucket's own property rather than bucket.add_event_notification: that one deploys a Lambda that may
         # change the notifications of every bucket in the account.
-        object_queue.grant_send_messages(
-            iam.ServicePrincipal(
-                "s3.amazonaws.com",
+        object_queue.add_to_resource_policy(
+            iam.PolicyStatement(
+                principals=[iam.ServicePrincipal("s3.amazonaws.com")],
+                actions=["sqs:SendMessage"],
+                resources=[object_queue.queue_arn],
                 conditions={
                     "ArnEquals": {"aws:SourceArn": f"arn:{Aws.PARTITION}:s3:::{name}"},
                     "StringEquals": {"aws:SourceAccount": Aws.ACCOUNT_ID},
@@ -192,7 +192,9 @@ class IngestStack(Stack):
             log_group_name=f"/aws/kinesisfirehose/{self._names.stream}",
             retention=logs.RetentionDays.ONE_MONTH,
             removal_policy=self._removal,
+            encryption_key=self._key,
         )
+        role = self._stream_role(bucket, delivery_log)
         stream = firehose.DeliveryStream(
             self,
             "Stream",
@@ -200,19 +202,75 @@ class IngestStack(Stack):
             encryption=firehose.StreamEncryption.aws_owned_key(),
             destination=firehose.S3Bucket(
                 bucket,
+                # Without updates: what the L2 would grant includes reading and deleting every object.
+                role=role.without_policy_updates(),
                 compression=firehose.Compression.GZIP,
                 buffering_interval=Duration.seconds(self._settings.buffer_interval_seconds),
                 buffering_size=Size.mebibytes(self._settings.buffer_size_mib),
                 data_output_prefix=_HOURLY,
-                error_output_prefix=f"errors/!{{firehose:error-output-type}}/{_HOURLY}",
+                error_output_prefix=f"{_ERROR_PREFIX}!{{firehose:error-output-type}}/{_HOURLY}",
                 logging_config=firehose.EnableLogging(delivery_log),
             ),
         )
         # The L2's table of Firehose's addresses serves other destinations than S3; unused, it is a lint finding.
         self.node.try_remove_child("@aws-cdk--aws-kinesisfirehose.CidrBlocks")
+        # Firehose checks when it is made that it may write.
+        stream.node.add_dependency(role)
         return stream
 
-    def _rule(self, stream: firehose.DeliveryStream) -> tuple[sqs.Queue, sqs.Queue]:
+    def _stream_role(self, bucket: s3.Bucket, log: logs.LogGroup) -> iam.Role:
+        """What Firehose may do: write under the two prefixes, under the key, and say what went wrong.
+
+        https://docs.aws.amazon.com/firehose/latest/dev/controlling-access.html#using-iam-s3
+        """
+        role = iam.Role(
+            self,
+            "StreamRole",
+            assumed_by=iam.ServicePrincipal(
+                "firehose.amazonaws.com", conditions={"StringEquals": {"aws:SourceAccount": Aws.ACCOUNT_ID}}
+            ),
+            description=f"What {self._names.stream} may do",
+        )
+        written = [bucket.arn_for_objects(f"{prefix}*") for prefix in (RAW_PREFIX, _ERROR_PREFIX)]
+        for actions, resources in (
+            (["s3:PutObject", "s3:AbortMultipartUpload"], written),
+            (["s3:GetBucketLocation", "s3:ListBucket", "s3:ListBucketMultipartUploads"], [bucket.bucket_arn]),
+        ):
+            role.add_to_policy(iam.PolicyStatement(actions=actions, resources=resources))
+        self._key.grant(role, "kms:GenerateDataKey", "kms:Decrypt")
+        log.grant(role, "logs:PutLogEvents")
+        acknowledge(
+            role,
+            {
+                **OWN_POLICY,
+                over(role, written[0]): "Batches; the name of each is made up when it is written.",
+                over(role, written[1]): "What could not be delivered, likewise.",
+            },
+        )
+        return role
+
+    def _stamp_secret(self) -> secretsmanager.Secret:
+        """What the rule writes into every line that it makes, and the loader asks of every line that it takes.
+
+        To a payload that is not JSON as a whole the rule adds nothing, so that one of its lines may claim any device_id.
+        https://docs.aws.amazon.com/iot/latest/developerguide/binary-payloads.html
+        """
+        return secretsmanager.Secret(
+            self,
+            "Stamp",
+            secret_name=self._names.stamp_secret,
+            description="What the IoT rule stamps lines with; `earlier` lists stamps of before (docs/security.md)",
+            encryption_key=self._key,
+            generate_secret_string=secretsmanager.SecretStringGenerator(
+                secret_string_template='{"earlier": []}',
+                generate_string_key=STAMP,
+                password_length=32,
+                exclude_punctuation=True,
+            ),
+            removal_policy=self._removal,
+        )
+
+    def _rule(self, stream: firehose.DeliveryStream, stamp: secretsmanager.Secret) -> tuple[sqs.Queue, sqs.Queue]:
         """The rule, with one role per target; returns the queue of messages whose action failed, and its dead letters."""
         errors, dead_letters = queue_with_dead_letters(
             self,
@@ -222,15 +280,19 @@ class IngestStack(Stack):
             visibility_timeout=Duration.minutes(3),
             max_receives=self._settings.loader_max_receives,
             removal_policy=self._removal,
+            key=self._key,
         )
         stream_role = self._rule_role("RuleToFirehose")
         stream.grant(stream_role, "firehose:PutRecord", "firehose:PutRecordBatch")
         error_role = self._rule_role("RuleToErrorQueue")
         errors.grant(error_role, "sqs:SendMessage")
+        self._key.grant(error_role, "kms:GenerateDataKey", "kms:Decrypt")
         payload = rule_payload(
             "telemetry_to_firehose.json",
             RuleTargets(
                 topic=self._names.topic,
+                # Unsafe by name only: the template has a reference, which CloudFormation resolves for the rule alone.
+                stamp=stamp.secret_value_from_json(STAMP).unsafe_unwrap(),
                 stream_name=stream.delivery_stream_name,
                 stream_role_arn=stream_role.role_arn,
                 error_queue_url=errors.queue_url,
@@ -267,6 +329,8 @@ class IngestStack(Stack):
                 ),
             ),
         )
+        acknowledge(stream_role, OWN_POLICY)
+        acknowledge(error_role, OWN_POLICY)
         # A rule whose role cannot yet write loses its first messages to the error queue.
         rule.node.add_dependency(stream_role, error_role)
         return errors, dead_letters
@@ -285,11 +349,18 @@ class IngestStack(Stack):
             ),
         )
 
-    def _loader(self, bucket: s3.Bucket, object_queue: sqs.Queue, secret: secretsmanager.ISecret) -> lambda_.Function:
+    def _loader(
+        self,
+        bucket: s3.Bucket,
+        object_queue: sqs.Queue,
+        secret: secretsmanager.ISecret,
+        stamp: secretsmanager.ISecret,
+    ) -> lambda_.Function:
         loader = Function(
             self,
             "Loader",
             settings=self._settings,
+            invoked_by="queue",
             network=self._network,
             key=self._key,
             name=self._names.loader,
@@ -299,6 +370,7 @@ class IngestStack(Stack):
             memory_mib=self._settings.loader_memory_mib,
             environment={
                 "DATABASE_SECRET_ARN": secret.secret_arn,
+                "STAMP_SECRET_ARN": stamp.secret_arn,
                 "BUCKET_NAME": bucket.bucket_name,
                 "OBJECT_QUEUE_URL": object_queue.queue_url,
                 "MAX_FUTURE_SECONDS": str(self._settings.max_future_seconds),
@@ -306,14 +378,16 @@ class IngestStack(Stack):
             },
         ).function
         secret.grant_read(loader)
+        stamp.grant_read(loader)
+        raw_objects = bucket.arn_for_objects(f"{RAW_PREFIX}*")
         loader.add_to_role_policy(
-            iam.PolicyStatement(
-                actions=["s3:GetObject", "s3:GetObjectVersion"],
-                resources=[bucket.arn_for_objects(f"{RAW_PREFIX}*")],
-            )
+            iam.PolicyStatement(actions=["s3:GetObject", "s3:GetObjectVersion"], resources=[raw_objects])
         )
+        assert loader.role  # noqa: S101 - for the type checker: every function has one
+        acknowledge(loader.role, {over(loader, raw_objects): "It loads every raw object, and sees nothing else."})
         # Without it a missing object answers 403, which would look like a fault of ours.
         loader.add_to_role_policy(iam.PolicyStatement(actions=["s3:ListBucket"], resources=[bucket.bucket_arn]))
+        self._key.grant_decrypt(loader)
         loader.add_event_source(
             event_sources.SqsEventSource(
                 object_queue,
@@ -329,6 +403,7 @@ class IngestStack(Stack):
             self,
             "RuleErrorsLoader",
             settings=self._settings,
+            invoked_by="queue",
             network=self._network,
             key=self._key,
             name=self._names.rule_errors_loader,
@@ -351,6 +426,7 @@ class IngestStack(Stack):
             self,
             "Migrator",
             settings=self._settings,
+            invoked_by="deployment",
             network=self._network,
             key=self._key,
             name=self._names.migrator,

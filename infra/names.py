@@ -105,6 +105,19 @@ class Names:
         """The bucket of database backups and archived WAL."""
         return f"iot-backups{self.suffix}-{account}-{region}"
 
+    def replica_bucket(self, account: str, region: str) -> str:
+        """The bucket in another region that raw objects are copied to."""
+        return f"iot-telemetry-replica{self.suffix}-{account}-{region}"
+
+    @property
+    def replica_key_alias(self) -> str:
+        """Alias of the key in that region."""
+        return "iot-data-replica" + self.suffix
+
+    def access_log_bucket(self, account: str, region: str) -> str:
+        """The bucket of the other buckets' access logs."""
+        return f"iot-access-logs{self.suffix}-{account}-{region}"
+
     def packages_bucket(self, account: str, region: str) -> str:
         """The bucket from which the instance installs its software."""
         return f"iot-packages{self.suffix}-{account}-{region}"
@@ -128,6 +141,11 @@ class Names:
     def rule_error_dead_letters(self) -> str:
         """Where rule errors go that could not be quarantined."""
         return "iot-telemetry-rule-errors-dlq" + self.suffix
+
+    @property
+    def stamp_secret(self) -> str:
+        """The Secrets Manager secret with what only the rule writes into a line, and the loader knows."""
+        return f"iot-telemetry{self.suffix}/stamp"
 
     def secret(self, role: str) -> str:
         """The Secrets Manager secret of a database role, such as `loader` or `admin`."""

@@ -32,7 +32,7 @@ class OperationsStack(Stack):
         object_queue: sqs.IQueue,
         loader_secret: secretsmanager.ISecret,
         network: FunctionNetwork | None,
-        key: kms.IKey | None,
+        key: kms.IKey,
         **kwargs: Any,
     ) -> None:
         super().__init__(scope, construct_id, **kwargs)
@@ -63,6 +63,7 @@ class OperationsStack(Stack):
             self,
             "Sweeper",
             settings=self._settings,
+            invoked_by="schedule",
             network=self._network,
             key=self._key,
             name=name,

@@ -21,13 +21,13 @@ Platform = Literal["aws", "host"]
 _ROOT = Path(__file__).resolve().parent.parent
 _BUILD = _ROOT / "build" / "lambda"
 _LOCK = _ROOT / "requirements" / "lambda.lock"
-# Lambda's python3.13 runtime on Graviton is Amazon Linux 2023 (glibc 2.34).
+# Lambda's python3.14 runtime on Graviton is Amazon Linux 2023 (glibc 2.34).
 _AWS_WHEELS = (
     "--platform=manylinux_2_34_aarch64",
     "--platform=manylinux_2_28_aarch64",
     "--platform=manylinux_2_17_aarch64",
     "--platform=manylinux2014_aarch64",
-    "--python-version=3.13",
+    "--python-version=3.14",
     "--implementation=cp",
 )
 # Installed by pip beside the modules, of no use at run time, and different from one installer to the next.
@@ -73,8 +73,8 @@ def function_package(folder: str, platform: Platform) -> Path:
 
 def _dependencies(platform: Platform) -> Path:
     """The locked dependencies as a folder of modules, installed when absent."""
-    host = f"{sys.implementation.cache_tag}-{sys.platform}" if platform == "host" else ""
-    digest = hashlib.sha256(_LOCK.read_bytes() + host.encode()).hexdigest()[:16]
+    target = f"{sys.implementation.cache_tag}-{sys.platform}" if platform == "host" else " ".join(_AWS_WHEELS)
+    digest = hashlib.sha256(_LOCK.read_bytes() + target.encode()).hexdigest()[:16]
     folder = _BUILD / f"dependencies-{platform}-{digest}"
     with _locked(folder.name):
         if folder.exists():

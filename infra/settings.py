@@ -37,8 +37,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     backup_retention_days: Annotated[int, Meta(ge=1, le=365)] = 7
     rotate_passwords_days: Annotated[int, Meta(ge=1, le=365)] | None = 30
     """How often Secrets Manager has the loader's password changed; None: never (the emulator cannot)."""
-    customer_managed_key: bool = True
-    """Encrypt data at rest under a KMS key of this environment rather than under the services' own."""
+    access_log_days: Annotated[int, Meta(ge=1, le=3650)] = 90
     replica_region: Annotated[str, Meta(pattern=r"^[a-z]{2}(-[a-z]+)+-\d$")] | None = None
     """Copy every raw object to a bucket in this region too; needs account and region to be given."""
 
@@ -100,6 +99,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Keep the bucket, secrets and logs when a stack is deleted, and protect the stacks from deletion."""
     migrate_on_deploy: bool = True
     """Run the migrator Lambda as part of the deployment; `local` migrates from `fleet up` instead."""
+    hold_to_rules: bool = False
+    """Fail the synthesis on findings of cdk-nag's rule packs."""
     lambda_platform: Literal["aws", "host"] = "aws"
     """Wheels for Lambda on Graviton, or for this machine's own Python, which is what the emulator runs."""
 
@@ -120,9 +121,9 @@ _DIFFERENCES: dict[str, dict[str, Any]] = {
         "retain_data": False,
         "migrate_on_deploy": False,
         "lambda_platform": "host",
+        "hold_to_rules": False,
         "database": "external",
         "rotate_passwords_days": None,
-        "customer_managed_key": False,
         "alarms": "plain",
     },
     "dev": {
@@ -175,12 +176,24 @@ def load(environment: str | None, overrides: Mapping[str, str] | None = None) ->
         settings = msgspec.convert(values, Settings, strict=False)
     except msgspec.ValidationError as error:
         raise UserError(f"settings of {environment!r}: {_explain(str(error), values)}") from None
+    _check_together(settings)
+    return settings
+
+
+def _check_together(settings: Settings) -> None:
+    """Raises UserError where values do not go together."""
+    of = f"settings of {settings.environment!r}: "
     if settings.expire_after_days <= settings.archive_after_days:
         raise UserError(
-            f"settings of {environment!r}: expire_after_days is {settings.expire_after_days}; "
+            f"{of}expire_after_days is {settings.expire_after_days}; "
             f"it must be greater than archive_after_days ({settings.archive_after_days})"
         )
-    return settings
+    if settings.replica_region and not (settings.account and settings.region):
+        raise UserError(f"{of}replica_region is given: add account and region, so that the copy's place is known")
+    if settings.replica_region and settings.replica_region == settings.region:
+        raise UserError(f"{of}replica_region is {settings.replica_region!r}; it must be another than region")
+    if bool(settings.slack_workspace_id) != bool(settings.slack_channel_id):
+        raise UserError(f"{of}slack_workspace_id and slack_channel_id go together: give both or neither")
 
 
 def _explain(message: str, values: Mapping[str, object]) -> str:

@@ -1,6 +1,7 @@
 """A Lambda function with a role of its own that may write its own log group and nothing else."""
 
 from collections.abc import Mapping
+from typing import Literal
 
 from aws_cdk import ArnFormat, Aws, Duration, RemovalPolicy, Stack
 from aws_cdk import aws_iam as iam
@@ -9,9 +10,24 @@ from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_logs as logs
 from constructs import Construct
 
+from infra.nag import OWN_POLICY, acknowledge
 from infra.network import FunctionNetwork
 from infra.packaging import function_package
 from infra.settings import Settings
+
+Invoker = Literal["queue", "schedule", "deployment", "secrets manager"]
+_WHY_NO_RESERVATION: dict[Invoker, str] = {
+    "queue": "Its event source's MaximumConcurrency caps it; a reservation would be taken from the account's pool.",
+    "schedule": "Its schedule starts one at a time.",
+    "deployment": "A deployment invokes it once and waits for it.",
+    "secrets manager": "Secrets Manager invokes it for one step of one rotation at a time.",
+}
+_WHY_NO_DEAD_LETTERS: dict[Invoker, str] = {
+    "queue": "Never invoked asynchronously: what it cannot process stays in its queue, which has dead letters.",
+    "schedule": "The next run does the same work, and a run that fails or is missing raises an alarm.",
+    "deployment": "Invoked synchronously: its failure fails the deployment.",
+    "secrets manager": "Secrets Manager tries a rotation again by itself, and a rotation that fails raises an alarm.",
+}
 
 
 class Function(Construct):
@@ -32,8 +48,9 @@ class Function(Construct):
         timeout: Duration,
         memory_mib: int,
         environment: Mapping[str, str],
-        network: FunctionNetwork | None = None,
-        key: kms.IKey | None = None,
+        network: FunctionNetwork | None,
+        key: kms.IKey,
+        invoked_by: Invoker,
     ) -> None:
         super().__init__(scope, construct_id)
         removal = RemovalPolicy.RETAIN if settings.retain_data else RemovalPolicy.DESTROY
@@ -60,7 +77,7 @@ class Function(Construct):
             "Function",
             function_name=name,
             description=description,
-            runtime=lambda_.Runtime.PYTHON_3_13,
+            runtime=lambda_.Runtime.PYTHON_3_14,
             architecture=lambda_.Architecture.ARM_64,
             handler=f"lambdas.{folder}.handler.handler",
             code=lambda_.Code.from_asset(str(function_package(folder, settings.lambda_platform))),
@@ -77,6 +94,14 @@ class Function(Construct):
                 **environment,
             },
         )
+        acknowledge(role, OWN_POLICY)
+        reasons = {
+            "NIST.800.53.R5-LambdaConcurrency": _WHY_NO_RESERVATION[invoked_by],
+            "NIST.800.53.R5-LambdaDLQ": _WHY_NO_DEAD_LETTERS[invoked_by],
+        }
+        if network is None:
+            reasons["NIST.800.53.R5-LambdaInsideVPC"] = "Nothing that it talks to is in a VPC of ours."
+        acknowledge(self.function, reasons)
 
 
 def _let_attach(role: iam.Role, function_name: str) -> None:
@@ -104,6 +129,13 @@ def _let_attach(role: iam.Role, function_name: str) -> None:
             resources=["*"],
             conditions={"ArnEquals": {"lambda:SourceFunctionArn": function}},
         )
+    )
+    acknowledge(
+        role,
+        {
+            "AwsSolutions-IAM5[Resource::*]": "Lambda's own calls when it attaches the function to its subnets: an "
+            "interface has no ARN before it exists. The function's code is denied them."
+        },
     )
 
 

@@ -82,13 +82,14 @@ def synthesised(environment: str, **overrides: str) -> Synthesised:
 
 
 def statements(template: Synthesised, role: str) -> dict[str, list[Any]]:
-    """What the role with this logical id may do: action -> resources. Conditions are not looked at."""
+    """What the role with this logical id may do: action -> resources. Conditions and denials are not looked at."""
     granted: dict[str, list[Any]] = {}
     for policy in template.of_type("AWS::IAM::Policy").values():
         if {"Ref": role} not in policy["Properties"]["Roles"]:
             continue
         for statement in policy["Properties"]["PolicyDocument"]["Statement"]:
-            assert statement["Effect"] == "Allow"
+            if statement["Effect"] == "Deny":
+                continue
             actions = statement["Action"] if isinstance(statement["Action"], list) else [statement["Action"]]
             for action in actions:
                 resources = statement["Resource"]

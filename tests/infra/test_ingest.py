@@ -31,6 +31,11 @@ def function(template: Synthesised, name: str) -> dict[str, Any]:
     return template.only("AWS::Lambda::Function", FunctionName=name)
 
 
+def is_data_key(reference: Any) -> bool:
+    """Whether a property names the key of the Base stack."""
+    return ":ExportsOutputFnGetAttData" in text(reference)
+
+
 def role_of(properties: dict[str, Any]) -> str:
     return str(properties["Role"]["Fn::GetAtt"][0])
 
@@ -79,7 +84,9 @@ def test_the_rules_roles_may_put_records_and_send_errors_and_only_iot_takes_them
         "firehose:PutRecord": [{"Fn::GetAtt": [stream, "Arn"]}],
         "firehose:PutRecordBatch": [{"Fn::GetAtt": [stream, "Arn"]}],
     }
-    assert statements(template, to_errors) == {"sqs:SendMessage": [{"Fn::GetAtt": [errors, "Arn"]}]}
+    granted = statements(template, to_errors)
+    assert granted.keys() == {"sqs:SendMessage", "kms:GenerateDataKey", "kms:Decrypt"}
+    assert granted["sqs:SendMessage"] == [{"Fn::GetAtt": [errors, "Arn"]}]
     assert payload["ErrorAction"]["Sqs"]["QueueUrl"] == {"Ref": errors}
     for role in (to_stream, to_errors):
         [trust] = template.template["Resources"][role]["Properties"]["AssumeRolePolicyDocument"]["Statement"]
@@ -103,6 +110,31 @@ def test_firehose_writes_compressed_hourly_objects_and_its_failures_elsewhere(te
     assert stream["DeliveryStreamName"] == template.settings.names.stream
 
 
+def test_firehose_may_write_under_its_two_prefixes_and_neither_read_nor_delete(template: Synthesised) -> None:
+    destination = template.only("AWS::KinesisFirehose::DeliveryStream")["ExtendedS3DestinationConfiguration"]
+    role = destination["RoleARN"]["Fn::GetAtt"][0]
+    granted = statements(template, role)
+    bucket = template.logical_id("AWS::S3::Bucket")
+    assert granted.keys() == {
+        "s3:PutObject",
+        "s3:AbortMultipartUpload",
+        "s3:GetBucketLocation",
+        "s3:ListBucket",
+        "s3:ListBucketMultipartUploads",
+        "kms:GenerateDataKey",
+        "kms:Decrypt",
+        "logs:PutLogEvents",
+    }
+    assert sorted(text(resource) for resource in granted["s3:PutObject"]) == [
+        f"<{bucket}>/errors/*",
+        f"<{bucket}>/year=*",
+    ]
+    [trust] = template.template["Resources"][role]["Properties"]["AssumeRolePolicyDocument"]["Statement"]
+    assert trust["Condition"] == {"StringEquals": {"aws:SourceAccount": {"Ref": "AWS::AccountId"}}}
+    [stream] = template.of_type("AWS::KinesisFirehose::DeliveryStream").values()
+    assert role in stream["DependsOn"]
+
+
 def test_a_buffering_interval_of_zero_is_passed_on() -> None:
     stream = synthesised("dev", buffer_interval_seconds="0").only("AWS::KinesisFirehose::DeliveryStream")
     assert stream["ExtendedS3DestinationConfiguration"]["BufferingHints"]["IntervalInSeconds"] == 0
@@ -110,7 +142,11 @@ def test_a_buffering_interval_of_zero_is_passed_on() -> None:
 
 def test_the_bucket_is_encrypted_versioned_private_and_tls_only(template: Synthesised) -> None:
     bucket = template.only("AWS::S3::Bucket")
-    assert bucket["BucketEncryption"]["ServerSideEncryptionConfiguration"]
+    [encryption] = bucket["BucketEncryption"]["ServerSideEncryptionConfiguration"]
+    assert encryption["BucketKeyEnabled"] is True
+    assert encryption["ServerSideEncryptionByDefault"]["SSEAlgorithm"] == "aws:kms"
+    assert is_data_key(encryption["ServerSideEncryptionByDefault"]["KMSMasterKeyID"])
+    assert bucket["LoggingConfiguration"]["LogFilePrefix"] == "raw/"
     assert bucket["VersioningConfiguration"] == {"Status": "Enabled"}
     assert set(bucket["PublicAccessBlockConfiguration"].values()) == {True}
     assert len(bucket["PublicAccessBlockConfiguration"]) == 4
@@ -142,7 +178,7 @@ def test_every_queue_is_encrypted_tls_only_and_has_a_dead_letter_queue(template:
     }
     assert len(targets) == 2
     for name, body in queues.items():
-        assert body["Properties"]["SqsManagedSseEnabled"] is True
+        assert is_data_key(body["Properties"]["KmsMasterKeyId"])
         assert body["Properties"]["MessageRetentionPeriod"] == 14 * 86_400
         assert ("RedrivePolicy" in body["Properties"]) is (name not in targets)
         [policy] = [
@@ -193,6 +229,7 @@ def test_the_loader_may_read_raw_objects_its_queue_and_its_secret(template: Synt
         "s3:GetObject",
         "s3:GetObjectVersion",
         "s3:ListBucket",
+        "kms:Decrypt",
         "sqs:ReceiveMessage",
         "sqs:ChangeMessageVisibility",
         "sqs:GetQueueUrl",
@@ -203,6 +240,7 @@ def test_the_loader_may_read_raw_objects_its_queue_and_its_secret(template: Synt
         "logs:CreateLogStream",
         "logs:PutLogEvents",
     }
+    assert all(is_data_key(key) for key in granted["kms:Decrypt"])
     assert {text(resource) for resource in granted["s3:GetObject"]} == {f"<{bucket}>/year=*"}
     assert {text(resource) for resource in granted["sqs:DeleteMessage"]} == {f"<{queue}>"}
     [secret] = granted["secretsmanager:GetSecretValue"]
