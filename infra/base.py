@@ -5,13 +5,14 @@ It outlives everything that rests on it.
 
 from typing import Any
 
-from aws_cdk import ArnFormat, Aws, Duration, RemovalPolicy, Stack
+from aws_cdk import ArnFormat, Aws, Duration, Stack
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_kms as kms
 from aws_cdk import aws_s3 as s3
 from constructs import Construct
 
 from infra.constructs.bucket import private_bucket
+from infra.constructs.retention import removal_policy
 from infra.nag import acknowledge
 from infra.settings import Settings
 
@@ -22,7 +23,9 @@ class BaseStack(Stack):
     def __init__(self, scope: Construct, construct_id: str, *, settings: Settings, **kwargs: Any) -> None:
         super().__init__(scope, construct_id, **kwargs)
         self._settings = settings
-        self.key = self._data_key()
+        # By its ARN: what other stacks grant goes into the policies of those who are granted it, and never into the
+        # key's own, which would make this stack depend on all others.
+        self.key = kms.Key.from_key_arn(self, "Key", self._data_key().key_arn)
         self.access_logs = self._access_log_bucket()
 
     def _data_key(self) -> kms.Key:
@@ -35,7 +38,7 @@ class BaseStack(Stack):
             description=f"Telemetry, backups, queues and logs at rest ({settings.environment})",
             enable_key_rotation=True,
             pending_window=Duration.days(30 if settings.retain_data else 7),
-            removal_policy=RemovalPolicy.RETAIN if settings.retain_data else RemovalPolicy.DESTROY,
+            removal_policy=removal_policy(settings),
         )
         # https://docs.aws.amazon.com/AmazonCloudWatch/latest/logs/encrypt-log-data-kms.html
         logs = self.format_arn(service="logs", resource="*", arn_format=ArnFormat.COLON_RESOURCE_NAME)
@@ -78,7 +81,7 @@ class BaseStack(Stack):
             name=self._settings.names.access_log_bucket(Aws.ACCOUNT_ID, Aws.REGION),
             key=None,
             access_logs=None,
-            removal_policy=RemovalPolicy.RETAIN if self._settings.retain_data else RemovalPolicy.DESTROY,
+            removal_policy=removal_policy(self._settings),
             lifecycle_rules=[
                 s3.LifecycleRule(
                     id="ForgetAccesses",

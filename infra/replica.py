@@ -2,13 +2,14 @@
 
 from typing import Any
 
-from aws_cdk import ArnFormat, Aws, Duration, RemovalPolicy, Stack
+from aws_cdk import ArnFormat, Aws, Duration, Stack
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_kms as kms
 from aws_cdk import aws_s3 as s3
 from constructs import Construct
 
 from infra.constructs.bucket import private_bucket
+from infra.constructs.retention import removal_policy
 from infra.nag import OWN_POLICY, acknowledge, over
 from infra.settings import Settings
 
@@ -18,7 +19,7 @@ class ReplicaStack(Stack):
 
     def __init__(self, scope: Construct, construct_id: str, *, settings: Settings, **kwargs: Any) -> None:
         super().__init__(scope, construct_id, **kwargs)
-        removal = RemovalPolicy.RETAIN if settings.retain_data else RemovalPolicy.DESTROY
+        removal = removal_policy(settings)
         key = kms.Key(
             self,
             "Data",

@@ -26,11 +26,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     vpc_cidr: Annotated[str, Meta(pattern=r"^\d{1,3}(\.\d{1,3}){3}/(1[6-9]|2[0-4])$")] = "10.42.0.0/16"
     endpoint_zones: Annotated[int, Meta(ge=1, le=2)] = 1
     """Zones in which interface endpoints stand; each costs by the hour, and one serves both zones while it lives."""
+    s3_prefix_list: Annotated[str, Meta(pattern=r"^pl-[0-9a-f]+$")] | None = None
+    """S3's managed prefix list in the region, for the security groups (docs/database.md says how to look it up)."""
     flow_logs: bool = False
     database_instance: Literal["present", "absent"] = "present"
     """`absent` takes the instance away and leaves its volume: the first half of replacing it (docs/database.md)."""
     database_instance_type: Annotated[str, Meta(pattern=r"^[a-z]+\d+g[a-z]*\.[0-9a-z]+$")] = "t4g.medium"
     """A Graviton type."""
+    database_image_parameter: Annotated[
+        str,
+        Meta(pattern=r"^/aws/service/canonical/ubuntu/server/24\.04/stable/\d{8}(\.\d+)?/arm64/hvm/ebs-gp3/ami-id$"),
+    ] = "/aws/service/canonical/ubuntu/server/24.04/stable/20261004/arm64/hvm/ebs-gp3/ami-id"
+    """Canonical's public parameter of an Ubuntu 24.04 image, with a serial: `current` would change, and a changed image
+    replaces the instance. https://documentation.ubuntu.com/aws/aws-how-to/instances/find-ubuntu-images/"""
     database_volume_gib: Annotated[int, Meta(ge=10, le=16_384)] = 50
     database_volume_iops: Annotated[int, Meta(ge=3000, le=16_000)] = 3000
     database_volume_mib_per_second: Annotated[int, Meta(ge=125, le=1000)] = 125
@@ -74,6 +82,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """`plain` leaves out composite alarms and metric math, which the emulator does not take."""
     offline_after_minutes: Annotated[int, Meta(ge=1, le=1440)] = 10
     """A device without a reading for so long counts as offline."""
+    probe_iot: bool = True
+    """Connect to AWS IoT Core every minute, to know that devices could (the emulator's endpoint is at no real address)."""
     pager_secret: Annotated[str, Meta(min_length=1)] | None = None
     """Secrets Manager secret whose member `url` is the pager's HTTPS endpoint (it carries a key), for P0 and P1."""
     alert_email: Annotated[str, Meta(pattern=r"^[^@\s]+@[^@\s]+$")] | None = None
@@ -85,7 +95,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     alarm_owner: Annotated[str, Meta(min_length=1)] = "IoT Platform Team"
     runbook_url: Annotated[str, Meta(pattern=r"^https://\S+$")] | None = None
     """Where docs/runbook.md is published, for the links in alarms; None: the path within the repository."""
-    github_repository: Annotated[str, Meta(pattern=r"^[\w.-]+/[\w.-]+$")] | None = None
+    github_repository: Annotated[str, Meta(pattern=r"^[\w.-]+(@\d+)?/[\w.-]+(@\d+)?$")] | None = None
     """`owner/name` of the repository whose workflow may deploy this environment (OIDC, no stored keys)."""
 
     # The fleet that is expected; `fleet cost` reckons with it.
@@ -99,7 +109,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Keep the bucket, secrets and logs when a stack is deleted, and protect the stacks from deletion."""
     migrate_on_deploy: bool = True
     """Run the migrator Lambda as part of the deployment; `local` migrates from `fleet up` instead."""
-    hold_to_rules: bool = False
+    hold_to_rules: bool = True
     """Fail the synthesis on findings of cdk-nag's rule packs."""
     lambda_platform: Literal["aws", "host"] = "aws"
     """Wheels for Lambda on Graviton, or for this machine's own Python, which is what the emulator runs."""
@@ -125,6 +135,7 @@ _DIFFERENCES: dict[str, dict[str, Any]] = {
         "database": "external",
         "rotate_passwords_days": None,
         "alarms": "plain",
+        "probe_iot": False,
     },
     "dev": {
         "log_retention_days": 7,
@@ -152,10 +163,10 @@ _DIFFERENCES: dict[str, dict[str, Any]] = {
         "endpoint_zones": 2,
         "flow_logs": True,
         "database_instance_type": "r7g.large",
-        "database_volume_gib": 500,
+        "database_volume_gib": 1000,
         "database_volume_iops": 6000,
         "database_volume_mib_per_second": 250,
-        "backup_retention_days": 30,
+        "backup_retention_days": 14,
         "budget_dollars_per_month": 700,
     },
 }

@@ -3,13 +3,14 @@
 from collections.abc import Mapping
 from typing import Literal
 
-from aws_cdk import ArnFormat, Aws, Duration, RemovalPolicy, Stack
+from aws_cdk import ArnFormat, Aws, Duration, Stack
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_kms as kms
 from aws_cdk import aws_lambda as lambda_
-from aws_cdk import aws_logs as logs
 from constructs import Construct
 
+from infra.constructs.log_group import encrypted_log_group
+from infra.constructs.retention import removal_policy
 from infra.nag import OWN_POLICY, acknowledge
 from infra.network import FunctionNetwork
 from infra.packaging import function_package
@@ -53,14 +54,13 @@ class Function(Construct):
         invoked_by: Invoker,
     ) -> None:
         super().__init__(scope, construct_id)
-        removal = RemovalPolicy.RETAIN if settings.retain_data else RemovalPolicy.DESTROY
-        log_group = logs.LogGroup(
+        log_group = encrypted_log_group(
             self,
             "Logs",
-            log_group_name=f"/aws/lambda/{name}",
-            retention=_retention(settings.log_retention_days),
-            removal_policy=removal,
-            encryption_key=key,
+            settings=settings,
+            name=f"/aws/lambda/{name}",
+            key=key,
+            removal_policy=removal_policy(settings),
         )
         # Not AWSLambdaBasicExecutionRole: that one may create and write any log group of the account.
         role = iam.Role(
@@ -137,23 +137,3 @@ def _let_attach(role: iam.Role, function_name: str) -> None:
             "interface has no ARN before it exists. The function's code is denied them."
         },
     )
-
-
-def _retention(days: int) -> logs.RetentionDays:
-    return {
-        1: logs.RetentionDays.ONE_DAY,
-        3: logs.RetentionDays.THREE_DAYS,
-        5: logs.RetentionDays.FIVE_DAYS,
-        7: logs.RetentionDays.ONE_WEEK,
-        14: logs.RetentionDays.TWO_WEEKS,
-        30: logs.RetentionDays.ONE_MONTH,
-        60: logs.RetentionDays.TWO_MONTHS,
-        90: logs.RetentionDays.THREE_MONTHS,
-        120: logs.RetentionDays.FOUR_MONTHS,
-        150: logs.RetentionDays.FIVE_MONTHS,
-        180: logs.RetentionDays.SIX_MONTHS,
-        365: logs.RetentionDays.ONE_YEAR,
-        400: logs.RetentionDays.THIRTEEN_MONTHS,
-        545: logs.RetentionDays.EIGHTEEN_MONTHS,
-        731: logs.RetentionDays.TWO_YEARS,
-    }[days]
