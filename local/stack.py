@@ -12,8 +12,9 @@ import msgspec
 import psycopg
 
 from infra.settings import load
-from lambdas.migrator.migrate import MigrationError, migrate, read_migrations, set_login
+from lambdas.migrator.migrate import MigrationError, migrate, read_migrations
 from lambdas.shared.database import DatabaseSecret, connect
+from lambdas.shared.logins import set_login
 from local import deployment, processes, timescaledb
 from local import emulator as emulators
 from local.firehose import process as firehose

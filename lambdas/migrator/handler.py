@@ -1,23 +1,49 @@
 """The handler of iot-telemetry-migrator: run by the deployment; raises, and so fails the deployment, when it must."""
 
 import os
+import time
 from typing import Any
 
+import psycopg
 from aws_lambda_powertools import Logger
 
-from lambdas.migrator.migrate import migrate, read_migrations, set_login
-from lambdas.shared.database import connect, read_secret
+from lambdas.migrator.migrate import migrate, read_migrations
+from lambdas.shared.database import DatabaseSecretError, read_secret
+from lambdas.shared.logins import connect_as_admin, ensure_clone, original_login, set_connection_limit, set_login
 
 logger = Logger()
+_PAUSE_SECONDS = 5.0
 
 
 def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
-    """Migrates the schema and gives the loader's role the password of its secret."""
-    admin = read_secret(os.environ["ADMIN_SECRET_ARN"])
-    loader = read_secret(os.environ["LOADER_SECRET_ARN"])
-    with connect(admin, application_name="iot-telemetry-migrator", statement_timeout_seconds=540) as connection:
+    """Migrates the schema, and gives the loader's login the password of its secret.
+
+    DATABASE_WAIT_SECONDS is how long it waits for a database that is being set up; LOADER_CONNECTION_LIMIT is how many
+    connections each of the loader's logins may hold.
+    """
+    with _connect(float(os.environ.get("DATABASE_WAIT_SECONDS", "0"))) as connection:
         applied = migrate(connection, read_migrations())
+        # Read only now: an instance that was being set up has said by now where it is.
+        loader = read_secret(os.environ["LOADER_SECRET_ARN"])
+        if limit := os.environ.get("LOADER_CONNECTION_LIMIT"):
+            set_connection_limit(connection, original_login(loader.username), int(limit))
+        ensure_clone(connection, original_login(loader.username))
+        # Whichever of the two is current; after a restore from a backup the server may know an older password.
         set_login(connection, loader.username, loader.password)
     names = [f"{migration.version:04}_{migration.name}" for migration in applied]
     logger.info("schema is up to date", applied=names)
     return {"applied": names}
+
+
+def _connect(patience_seconds: float) -> psycopg.Connection:
+    deadline = time.monotonic() + patience_seconds
+    while True:
+        try:
+            return connect_as_admin(
+                os.environ["ADMIN_SECRET_ARN"], application_name="iot-telemetry-migrator", statement_timeout_seconds=540
+            )
+        except (DatabaseSecretError, psycopg.OperationalError) as error:
+            if time.monotonic() >= deadline:
+                raise
+            logger.info("the database is not ready yet", detail=str(error).partition("\n")[0])
+            time.sleep(_PAUSE_SECONDS)

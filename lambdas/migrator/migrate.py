@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg
-from psycopg import sql
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 _LOCK = 0x666C656574  # "fleet": whoever migrates this database takes this advisory lock
@@ -91,11 +90,3 @@ def _apply(connection: psycopg.Connection, cursor: psycopg.Cursor, migration: Mi
     except psycopg.Error as error:
         reason = error.diag.message_primary or type(error).__name__
         raise MigrationError(f"migration {migration.version:04}_{migration.name} failed: {reason}") from error
-
-
-def set_login(connection: psycopg.Connection, role: str, password: str) -> None:
-    """Lets `role` log in with `password`, which reaches the server only as a SCRAM verifier and never its log."""
-    verifier = connection.pgconn.encrypt_password(password.encode(), role.encode(), b"scram-sha-256")
-    connection.execute(
-        sql.SQL("ALTER ROLE {} WITH LOGIN PASSWORD {}").format(sql.Identifier(role), sql.Literal(verifier.decode()))
-    )

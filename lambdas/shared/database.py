@@ -4,7 +4,7 @@ import atexit
 import tempfile
 from functools import cache
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, overload
 
 import boto3
 import msgspec
@@ -34,12 +34,30 @@ class DatabaseSecretError(Exception):
     """The secret cannot be used; the message says which member, never its value."""
 
 
-def read_secret(secret_arn: str) -> DatabaseSecret:
-    """The secret's current version. Raises DatabaseSecretError when it is not filled in."""
-    # boto3's own patience (a minute, five times over) is longer than the functions run.
+@overload
+def read_secret(secret_arn: str) -> DatabaseSecret: ...
+@overload
+def read_secret(secret_arn: str, *, stage: str) -> DatabaseSecret | None: ...
+def read_secret(secret_arn: str, *, stage: str | None = None) -> DatabaseSecret | None:
+    """The secret's current version; of another stage, None when no version of it has a value.
+
+    Raises DatabaseSecretError when it is not filled in.
+    """
+    client = secrets_manager()
+    try:
+        answer = client.get_secret_value(SecretId=secret_arn, VersionStage=stage or "AWSCURRENT")
+    except client.exceptions.ResourceNotFoundException:
+        if stage is None:
+            raise
+        return None
+    # A rotation that has just begun has a version without a value.
+    return decode_secret(answer["SecretString"], secret_arn) if stage is None or "SecretString" in answer else None
+
+
+def secrets_manager() -> Any:
+    """A client that gives up within a function's time: boto3's own patience is a minute, five times over."""
     config = Config(connect_timeout=3, read_timeout=5, retries={"mode": "standard", "max_attempts": 2})
-    client = boto3.client("secretsmanager", config=config)
-    return decode_secret(client.get_secret_value(SecretId=secret_arn)["SecretString"], secret_arn)
+    return boto3.client("secretsmanager", config=config)
 
 
 def decode_secret(text: str, name: str) -> DatabaseSecret:

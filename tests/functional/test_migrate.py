@@ -9,7 +9,8 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from lambdas.migrator.migrate import Migration, MigrationError, migrate, read_migrations, set_login
+from lambdas.migrator.migrate import Migration, MigrationError, migrate, read_migrations
+from lambdas.shared.logins import set_login
 
 
 @pytest.fixture
