@@ -10,6 +10,8 @@ from pathlib import Path
 import orjson
 
 BATCH = 25
+STAMP = "benchmark0benchmark0benchmark0be"
+"""As long as a real one."""
 _CYCLE = 9973
 """Values repeat after this many readings; a prime, so that no device keeps seeing the same ones."""
 
@@ -77,7 +79,8 @@ def write_objects(readings: Readings, folder: Path, objects: int) -> list[Path]:
         # Firehose's own level is not known; 6 is gzip's default and what costs most to decompress is the same.
         with gzip.open(path, "wb", compresslevel=6) as file:
             for _, (device, received_at, batch) in zip(range(share), source, strict=False):
-                file.write(orjson.dumps({"readings": batch, "device_id": device, "received_at": received_at}) + b"\n")
+                line = {"readings": batch, "device_id": device, "received_at": received_at, "stamp": STAMP}
+                file.write(orjson.dumps(line) + b"\n")
         paths.append(path)
     return paths
 

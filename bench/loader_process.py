@@ -13,15 +13,17 @@ from typing import BinaryIO
 
 import psycopg
 
+from bench.data import STAMP
 from lambdas.processor.limits import Limits
 from lambdas.processor.load import load_object
 from lambdas.processor.raw_object import ObjectVersion
+from lambdas.shared.stamp import Stamps
 
 
 def main() -> None:
     """Loads every file as one object."""
     dsn, *files = sys.argv[1:]
-    limits = Limits.around(datetime.now(UTC), retention_days=3650, max_future_seconds=3600)
+    limits = Limits.around(datetime.now(UTC), retention_days=3650, max_future_seconds=3600, stamps=Stamps(STAMP))
     rows = duplicates = 0
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute("SET ROLE iot_loader")

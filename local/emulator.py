@@ -53,8 +53,19 @@ def install(root: Path, progress: Callable[[str], None]) -> Path:
     return python
 
 
-def start(root: Path, python: Path, *, port: int | None, mqtt_port: int | None, before: Emulator | None) -> Emulator:
+def start(
+    root: Path,
+    python: Path,
+    *,
+    port: int | None,
+    mqtt_port: int | None,
+    before: Emulator | None,
+    enforce_policies: bool = False,
+) -> Emulator:
     """Starts the emulator, where it was before if those ports are free, and waits until it answers.
+
+    With `enforce_policies` it holds devices to their IoT policies and callers to their IAM policies, as AWS does; the
+    `cdk` command line then cannot deploy to it, for want of what its roles are granted by conditions.
 
     Raises UserError when a given port is taken or it does not come up.
     """
@@ -84,6 +95,7 @@ def start(root: Path, python: Path, *, port: int | None, mqtt_port: int | None, 
             # Lambda workers stay warm for as long as a demo or a test lasts.
             "LAMBDA_WARM_TTL_SECONDS": "900",
             "PYTHONUNBUFFERED": "1",
+            "AUTH": "true" if enforce_policies else "false",
         },
     )
     emulator = Emulator(process, port, mqtt_port)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import psycopg
+from botocore.exceptions import ClientError
 
 from certs.endpoint import amazon_root_cas, data_endpoint, write_trust_anchor
 from certs.registration import register
@@ -11,6 +12,7 @@ from certs.registry import client_config
 from certs.store import DeviceIdentity, IdentityStore
 from infra.settings import load
 from lambdas.shared.database import DatabaseSecret, connect, decode_secret
+from lambdas.shared.stamp import Stamps, StampSecretError, decode_stamps
 from ops.aws import session_for
 from ops.errors import UserError
 from ops.paths import identity_store
@@ -79,3 +81,21 @@ def database_secret(environment: str, role: str) -> DatabaseSecret:
     secrets = session_for(environment).client("secretsmanager")
     name = load(environment).names.secret(role)
     return decode_secret(secrets.get_secret_value(SecretId=name)["SecretString"], name)
+
+
+def stamps(environment: str) -> Stamps:
+    """The stamps by which lines are told to be the rule's, read with the operator's own AWS credentials.
+
+    Raises UserError when the secret cannot be read or used.
+    """
+    name = load(environment).names.stamp_secret
+    try:
+        text = session_for(environment).client("secretsmanager").get_secret_value(SecretId=name)["SecretString"]
+        return decode_stamps(text, name)
+    except StampSecretError as error:
+        raise UserError(f"{error}: see docs/security.md for what belongs in it") from None
+    except ClientError as error:
+        reason = " ".join(str(error.response["Error"].get("Message", "")).split())
+        raise UserError(
+            f"the stamp secret {name} cannot be read ({reason}): deploy this release, and check the credentials"
+        ) from None

@@ -1,8 +1,8 @@
 """The fast path: messages in perfect order go from JSON to binary COPY without an object per value in between.
 
-A message is clean when every member is known, every metric is a number in its plausible range, and every timestamp is
-epoch milliseconds within the limits: msgspec's compiled decoder checks all of that but the timestamps. Whatever is not
-clean is left to `parse`, which is slower and knows a verdict for everything.
+A message is clean when it carries the rule's stamp, every member is known, every metric is a number in its plausible
+range, and every timestamp is epoch milliseconds within the limits: msgspec's compiled decoder checks all of that but the
+stamp and the timestamps. Whatever is not clean is left to `parse`, which is slower and knows a verdict for everything.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ _BIGINT_MAX = 2**63 - 1
 _Seq = Annotated[int, Meta(ge=-_BIGINT_MAX, le=_BIGINT_MAX)]
 _DeviceId = Annotated[str, Meta(min_length=1, max_length=128)]
 _MAX_MILLISECONDS = 253_402_300_799_999  # the year 9999
-_Stamp = Annotated[int, Meta(ge=0, le=_MAX_MILLISECONDS)]
+_ReceivedAt = Annotated[int, Meta(ge=0, le=_MAX_MILLISECONDS)]
 
 
 def _range(name: str) -> Meta:
@@ -45,12 +45,14 @@ class _Reading(msgspec.Struct, forbid_unknown_fields=True, gc=False):
 class _Envelope(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     readings: Annotated[list[_Reading], Meta(min_length=1)]
     device_id: _DeviceId
-    received_at: _Stamp
+    received_at: _ReceivedAt
+    stamp: str
 
 
 class _Single(_Reading, forbid_unknown_fields=True, gc=False, kw_only=True):
     device_id: _DeviceId
-    received_at: _Stamp
+    received_at: _ReceivedAt
+    stamp: str
 
 
 _decode_envelope = msgspec.json.Decoder(_Envelope).decode
@@ -80,6 +82,8 @@ def encode_clean(line: bytes, limits: Limits, encoder: Encoder) -> Encoded | Non
             single = _decode_single(line)
             message, readings = single, (single,)
     except _REFUSED:
+        return None
+    if message.stamp not in limits.stamps.valid:
         return None
     times = [reading.ts for reading in readings]
     first, last = min(times), max(times)

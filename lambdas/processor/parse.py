@@ -9,15 +9,17 @@ from typing import Any, NamedTuple
 import msgspec
 
 from lambdas.processor.limits import Limits
+from lambdas.processor.raw_object import LongLine
 from lambdas.shared.contract import MAX_LINE_BYTES, METRICS, NO_SEQ
 from lambdas.shared.quarantine import MAX_RAW_BYTES, Quarantined
+from lambdas.shared.stamp import STAMP
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _BIGINT_MAX = 2**63 - 1
 _MAX_NAME_LENGTH = 128
 """Of a thing: https://docs.aws.amazon.com/iot/latest/apireference/API_CreateThing.html"""
 _OWN_MEMBERS = frozenset({"ts", "seq", *(metric.name for metric in METRICS)})
-_STAMPED_MEMBERS = frozenset({"device_id", "received_at", "readings"})
+_STAMPED_MEMBERS = frozenset({"device_id", "received_at", STAMP, "readings"})
 _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
 
@@ -41,27 +43,29 @@ class _Refused(Exception):  # noqa: N818 - not an error: a verdict on one readin
     """The reason why a reading goes to quarantine."""
 
 
-def parse_line(number: int, line: bytes, limits: Limits) -> Iterator[Row | Quarantined]:
+def parse_line(number: int, line: bytes | LongLine, limits: Limits) -> Iterator[Row | Quarantined]:
     """What line `number` (from 1) of an object holds: each of its readings is one row or one quarantined element.
 
-    A line is one message: a reading, or an envelope `{"readings": [...]}` of one device, with `device_id` and
-    `received_at` stamped by the rule. Never raises.
+    A line is one message: a reading, or an envelope `{"readings": [...]}` of one device, with `device_id`, `received_at`
+    and the stamp put on by the rule. No input raises; reading the stamps again may (see KeptStamps).
     """
     device_id: str | None = None
     try:
         message = _message(line)
+        _check_stamp(message, limits)  # before anything that the line claims is believed
         device_id = _device_id(message)
         received_at = _received_at(message)
     except _Refused as refused:
-        yield Quarantined(number, None, device_id, str(refused), line[:MAX_RAW_BYTES], len(line))
+        yield _refuse_line(line, number, device_id, str(refused), limits)
         return
+    assert isinstance(line, bytes)  # noqa: S101 - for the type checker: a longer one was refused
     readings = message.get("readings")
     if "readings" not in message:
         yield _reading(message, _surplus(message), number, None, device_id, received_at, limits, line)
         return
     if not isinstance(readings, list) or not readings:
         reason = "readings_not_an_array" if not isinstance(readings, list) else "envelope_without_readings"
-        yield Quarantined(number, None, device_id, reason, line[:MAX_RAW_BYTES], len(line))
+        yield _refuse_line(line, number, device_id, reason, limits)
         return
     shared = {name: value for name, value in message.items() if name not in _STAMPED_MEMBERS}
     for element, reading in enumerate(readings):
@@ -69,14 +73,14 @@ def parse_line(number: int, line: bytes, limits: Limits) -> Iterator[Row | Quara
             extra = shared | {name: value for name, value in reading.items() if name not in _OWN_MEMBERS}
             yield _reading(reading, extra, number, element, device_id, received_at, limits, None)
         else:
-            yield _refuse(reading, number, element, device_id, "reading_not_an_object", None)
+            yield _refuse_element(reading, number, element, device_id, "reading_not_an_object")
 
 
-def _message(line: bytes) -> dict[str, Any]:
+def _message(line: bytes | LongLine) -> dict[str, Any]:
+    if isinstance(line, LongLine) or len(line) > MAX_LINE_BYTES:
+        raise _Refused("too_large")
     if not line.strip():
         raise _Refused("empty")
-    if len(line) > MAX_LINE_BYTES:
-        raise _Refused("too_large")
     try:
         message = _decode(line)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -94,6 +98,11 @@ def _decode_leniently(line: bytes) -> Any:
         raise _Refused("invalid_json") from None
 
 
+def _check_stamp(message: dict[str, Any], limits: Limits) -> None:
+    if not limits.stamps.admits(message.get(STAMP)):
+        raise _Refused("not_stamped")
+
+
 def _device_id(message: dict[str, Any]) -> str:
     device_id = message.get("device_id")
     if not isinstance(device_id, str) or not 0 < len(device_id) <= _MAX_NAME_LENGTH or not device_id.isprintable():
@@ -102,10 +111,10 @@ def _device_id(message: dict[str, Any]) -> str:
 
 
 def _received_at(message: dict[str, Any]) -> datetime | None:
-    """The rule's stamp (epoch milliseconds). A line that came another way has none, which is no fault of its data."""
-    stamp = message.get("received_at")
+    """The rule's time (epoch milliseconds), if it is there."""
+    at = message.get("received_at")
     try:
-        return _from_milliseconds(stamp) if type(stamp) is int else None
+        return _from_milliseconds(at) if type(at) is int else None
     except _Refused:
         return None
 
@@ -127,7 +136,9 @@ def _reading(
     try:
         timestamp = _timestamp(reading.get("ts"), limits)
     except _Refused as refused:
-        return _refuse(reading, number, element, device_id, str(refused), line)
+        if line is not None:
+            return _refuse_line(line, number, device_id, str(refused), limits)
+        return _refuse_element(reading, number, element, device_id, str(refused))
     quality = 0
     values: dict[str, float | None] = {}
     for metric in METRICS:
@@ -157,10 +168,20 @@ def _reading(
     )
 
 
-def _refuse(
-    reading: object, number: int, element: int | None, device_id: str | None, reason: str, line: bytes | None
+def _refuse_line(
+    line: bytes | LongLine, number: int, device_id: str | None, reason: str, limits: Limits
 ) -> Quarantined:
-    raw = line if line is not None else _json(reading)
+    """A line as a whole; what is kept of it is without the stamp, which is nobody's to read."""
+    text = line.start if isinstance(line, LongLine) else line
+    raw = limits.stamps.without(text)
+    length = line.length_bytes if isinstance(line, LongLine) else len(raw)
+    return Quarantined(number, None, device_id, reason, raw[:MAX_RAW_BYTES], length)
+
+
+def _refuse_element(
+    reading: object, number: int, element: int | None, device_id: str | None, reason: str
+) -> Quarantined:
+    raw = _json(reading)
     return Quarantined(number, element, device_id, reason, raw[:MAX_RAW_BYTES], len(raw))
 
 

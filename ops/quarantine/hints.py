@@ -1,15 +1,20 @@
 """What would make a refused thing pass, by its reason: for the operator who looks at one."""
 
 _FIX_THE_DEVICE = "its sender must be mended; discard it, or teach the parser (lambdas/processor/parse.py) and redrive"
+_UNKNOWN_DEVICE = "find its sender by the time and look at what it publishes; discard it"
 
 _HINTS = {
     # Lines, and what lies in them.
-    "invalid_json": f"the line is no JSON: {_FIX_THE_DEVICE}",
-    "not_a_json_object": f"JSON, but not an object: {_FIX_THE_DEVICE}",
+    "invalid_json": f"the line is no JSON, so the rule could add nothing to it, not even whose it is: {_UNKNOWN_DEVICE}",
+    "not_a_json_object": f"JSON, but not an object, so the rule could not say whose it is: {_UNKNOWN_DEVICE}",
+    "not_stamped": "it looks like a reading, but the rule did not make it: part of a message that is not JSON as a whole "
+    "(a device that is broken, or one that passes itself off as another: believe nothing it says), or put into the bucket "
+    "by somebody; discard it. Only if very many have it, an earlier stamp is missing from the secret "
+    "(docs/security.md): add it and redrive",
     "empty": "there is nothing in it to save: discard it",
     "too_large": "longer than any message AWS IoT takes (MAX_LINE_BYTES in lambdas/shared/contract.py): discard it, or "
     "raise that limit and redrive",
-    "no_device_id": "the rule did not stamp it: look at how it came into the bucket; discard it",
+    "no_device_id": "stamped, but with no usable thing name: look at the rule's SQL; discard it",
     "no_timestamp": f"no ts, so no place in time: {_FIX_THE_DEVICE}",
     "unreadable_timestamp": f"ts is neither epoch milliseconds nor ISO 8601: {_FIX_THE_DEVICE}",
     "timestamp_without_offset": f"ts could be in any time zone: {_FIX_THE_DEVICE}",

@@ -8,6 +8,8 @@ from lambdas.processor.limits import Limits
 from lambdas.processor.parse import Row, parse_line
 from lambdas.processor.raw_object import LongLine
 from lambdas.shared.quarantine import Quarantined
+from lambdas.shared.stamp import STAMP
+from ops.quarantine.stamp import joined
 
 NOT_JUDGED = frozenset({"object_does_not_exist", "object_archived", "line_not_found", "element_not_found"})
 """Reasons to stay that say nothing about the line: they do not replace its own."""
@@ -36,8 +38,6 @@ class Verdict(NamedTuple):
 
 def readings(number: int, line: bytes | LongLine, limits: Limits) -> list[Row | Quarantined]:
     """What a line holds by today's rules."""
-    if isinstance(line, LongLine):
-        return [Quarantined(number, None, None, "too_large", line.start, line.length_bytes)]
     return list(parse_line(number, line, limits))
 
 
@@ -61,9 +61,12 @@ def _is_refused_whole(items: list[Row | Quarantined]) -> bool:
 def judge_kept(refused: Refused, whole: bytes, limits: Limits) -> Verdict:
     """The same when only the text kept in quarantine is left.
 
-    Of an element that is its own JSON: received_at and what its envelope said for all of its readings are lost.
+    Of an element that is its own JSON: received_at and what its envelope said for all of its readings are lost. The stamp
+    is not kept, but that there was one is: else no device would be named.
     """
+    stamp = limits.stamps.current
     if refused.element is None:
-        return judge(refused, readings(refused.line, whole, limits))
-    line = msgspec.json.encode({"readings": [msgspec.Raw(whole)], "device_id": refused.device_id})
+        line = joined(whole, msgspec.json.encode({STAMP: stamp})) if refused.device_id is not None else whole
+        return judge(refused, readings(refused.line, line, limits))
+    line = msgspec.json.encode({"readings": [msgspec.Raw(whole)], "device_id": refused.device_id, STAMP: stamp})
     return judge(refused._replace(element=0), readings(refused.line, line, limits))._replace(refused=refused)

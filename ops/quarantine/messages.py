@@ -38,7 +38,7 @@ def redrive_messages(pipeline: Pipeline, numbers: Sequence[int], *, dry_run: boo
         messages = _waiting(cursor, numbers)
         records: list[tuple[_Message, bytes]] = []
         for message in messages:
-            line, stays = _line(message)
+            line, stays = _line(message, pipeline.rules.stamps.current)
             if line is None:
                 tally[Outcome("message", message.reason, "stays", stays)] += 1
             else:
@@ -87,7 +87,7 @@ def _waiting(cursor: psycopg.Cursor, numbers: Sequence[int]) -> list[_Message]:
     ]
 
 
-def _line(message: _Message) -> tuple[bytes | None, str]:
+def _line(message: _Message, stamp: str) -> tuple[bytes | None, str]:
     """The line for Firehose, or None and why there is none."""
     payload, device_id = message.kept.whole, message.device_id
     if payload is None:
@@ -97,7 +97,7 @@ def _line(message: _Message) -> tuple[bytes | None, str]:
         if again.reason == _UNREADABLE:
             return None, _UNREADABLE
         payload, device_id = again.raw, again.device_id
-    return stamped(payload, device_id, message.received_at), ""
+    return stamped(payload, device_id, message.received_at, stamp), ""
 
 
 def _put(pipeline: Pipeline, lines: Sequence[bytes]) -> dict[int, str]:

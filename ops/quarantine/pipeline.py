@@ -12,9 +12,10 @@ from botocore.exceptions import ClientError
 from infra.settings import load
 from lambdas.processor.limits import Limits
 from lambdas.processor.raw_object import ObjectVersion, UnreadableObjectError
+from lambdas.shared.stamp import Stamps
 from ops.aws import outputs, session_for
 from ops.errors import UserError
-from ops.target import database
+from ops.target import database, stamps
 
 _GONE = {"NoSuchKey", "NoSuchVersion", "404"}
 _ARCHIVED = "InvalidObjectState"
@@ -26,15 +27,20 @@ class ArchivedObjectError(Exception):
 
 @dataclass(frozen=True)
 class Rules:
-    """The deployed loader's settings: today's rules of time."""
+    """The deployed loader's settings: today's rules of time, and the rule's stamps."""
 
     retention_days: int
     max_future_seconds: int
+    stamps: Stamps
 
     def limits(self, *, arrived_at: datetime, now: datetime) -> Limits:
         """Retention is judged against now, the future against the object's arrival: a wrong clock stays wrong."""
         return Limits.for_arrival(
-            arrived_at, now, retention_days=self.retention_days, max_future_seconds=self.max_future_seconds
+            arrived_at,
+            now,
+            retention_days=self.retention_days,
+            max_future_seconds=self.max_future_seconds,
+            stamps=self.stamps,
         )
 
 
@@ -101,7 +107,7 @@ def deployed_pipeline(environment: str) -> Pipeline:
         object_dead_letters=dead_objects,
         rule_error_queue=rule_errors,
         rule_error_dead_letters=dead_rule_errors,
-        rules=Rules(int(variables["RETENTION_DAYS"]), int(variables["MAX_FUTURE_SECONDS"])),
+        rules=Rules(int(variables["RETENTION_DAYS"]), int(variables["MAX_FUTURE_SECONDS"]), stamps(environment)),
         operator=operator(),
     )
 

@@ -30,7 +30,7 @@ from ops.replay.run import Totals, load_all, stopping_on_interrupt
 from ops.replay.source import source_of
 from ops.replay.span import parse_span
 from ops.replay.worker import Job
-from ops.target import database, database_secret
+from ops.target import database, database_secret, stamps
 
 EnvironmentOption = Annotated[str, typer.Option("--env", help="Environment: local, dev, staging or prod.")]
 ParallelOption = Annotated[
@@ -97,6 +97,7 @@ def replay(
             now,
             settings.retention_days,
             settings.max_future_seconds,
+            stamps(env),
             force=force,
         )
         with loading_bar(console, sum(listed.size_bytes for listed in plan.chosen)) as bar:
@@ -159,6 +160,7 @@ def rebuild(
             now,
             settings.retention_days,
             settings.max_future_seconds,
+            stamps(env),
             application_name="fleet rebuild",
         )
         with (

@@ -16,6 +16,7 @@ from lambdas.processor.limits import Limits
 from lambdas.processor.load import Opener, Outcome, load_object
 from lambdas.shared.database import DatabaseSecret, connect
 from lambdas.shared.listing import Listed
+from lambdas.shared.stamp import Stamps
 from ops.replay.replacement import Replacement, replace_object
 from ops.replay.source import Source, UnavailableError, opened
 
@@ -32,6 +33,7 @@ class Job:
     now: datetime
     retention_days: int
     max_future_seconds: int
+    stamps: Stamps
     force: bool = False
     """Load again what the ledger has."""
     application_name: str = "fleet replay"
@@ -43,6 +45,7 @@ class Job:
             self.now,
             retention_days=self.retention_days,
             max_future_seconds=self.max_future_seconds,
+            stamps=self.stamps,
         )
 
 

@@ -13,9 +13,10 @@ from lambdas.processor.binary_copy import Encoder
 from lambdas.processor.clean import encode_clean
 from lambdas.processor.limits import Limits
 from lambdas.processor.parse import Row, parse_line
+from tests.stamping import STAMP, STAMPS
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
-LIMITS = Limits.around(NOW, retention_days=30, max_future_seconds=3600)
+LIMITS = Limits.around(NOW, retention_days=30, max_future_seconds=3600, stamps=STAMPS)
 MS = int(NOW.timestamp() * 1000)
 
 identity = {"ts": st.integers(MS - 10_000, MS), "seq": st.integers(0, 2**40)}
@@ -31,7 +32,11 @@ readings = clean_readings | st.dictionaries(
     st.sampled_from([*identity, *metrics, "device_id", "note"]), odd, max_size=5
 )
 stamps = st.fixed_dictionaries(
-    {"device_id": st.sampled_from(["device-00001", "é", "", "a\tb", "x" * 129]), "received_at": st.just(MS)}
+    {
+        "device_id": st.sampled_from(["device-00001", "é", "", "a\tb", "x" * 129]),
+        "received_at": st.just(MS),
+        "stamp": st.sampled_from([STAMP, "forged", None]),
+    }
 )
 
 
@@ -65,7 +70,7 @@ def test_single_readings(reading: dict[str, Any], stamp: dict[str, Any]) -> None
 
 @given(st.lists(clean_readings, min_size=1, max_size=4))
 def test_what_is_in_order_takes_the_fast_path(elements: list[dict[str, Any]]) -> None:
-    line = json.dumps({"readings": elements, "device_id": "device-00001", "received_at": MS}).encode()
+    line = json.dumps({"readings": elements, "device_id": "device-00001", "received_at": MS, "stamp": STAMP}).encode()
     assert encode_clean(line, LIMITS, Encoder(7)) is not None
 
 
@@ -88,7 +93,9 @@ def fields(data: bytes) -> Iterator[bytes | None]:
 
 
 def test_a_row_in_binary() -> None:
-    line = json.dumps({"ts": MS, "seq": 5, "temperature": 21.5, "device_id": "é", "received_at": MS + 1}).encode()
+    line = json.dumps(
+        {"ts": MS, "seq": 5, "temperature": 21.5, "device_id": "é", "received_at": MS + 1, "stamp": STAMP}
+    ).encode()
     encoded = encode_clean(line, LIMITS, Encoder(7))
     assert encoded is not None
     since_2000 = (NOW - datetime(2000, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
@@ -110,6 +117,8 @@ def test_a_row_in_binary() -> None:
 def test_times_out_of_the_limits_are_left_to_the_parser() -> None:
     first, last = LIMITS.oldest_milliseconds, LIMITS.newest_milliseconds
     for ts, accepted in [(first, True), (first - 1, False), (last, True), (last + 1, False), (10**18, False)]:
-        line = json.dumps({"readings": [{"ts": ts, "seq": 1}], "device_id": "d", "received_at": MS}).encode()
+        line = json.dumps(
+            {"readings": [{"ts": ts, "seq": 1}], "device_id": "d", "received_at": MS, "stamp": STAMP}
+        ).encode()
         assert (encode_clean(line, LIMITS, Encoder(7)) is not None) is accepted
         assert (slow(line) is not None) is accepted, "the parser says the same"

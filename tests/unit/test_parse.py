@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from lambdas.processor.limits import Limits
 from lambdas.processor.parse import Row, parse_line
 from lambdas.shared.quarantine import Quarantined, storable
+from tests.stamping import STAMP, STAMPS
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
-LIMITS = Limits.around(NOW, retention_days=30, max_future_seconds=3600)
+LIMITS = Limits.around(NOW, retention_days=30, max_future_seconds=3600, stamps=STAMPS)
 MS = int(NOW.timestamp() * 1000)
 
 
@@ -22,7 +23,7 @@ def parse(line: bytes) -> list[Row | Quarantined]:
 
 
 def row(**members: Any) -> Row:
-    [parsed] = parse(json.dumps({"device_id": "device-00001", "ts": MS, "seq": 1, **members}).encode())
+    [parsed] = parse(json.dumps({"device_id": "device-00001", "stamp": STAMP, "ts": MS, "seq": 1, **members}).encode())
     assert isinstance(parsed, Row), parsed
     return parsed
 
@@ -54,7 +55,9 @@ def test_a_timestamp_is_epoch_milliseconds_or_iso_8601_with_an_offset(ts: object
     ],
 )
 def test_the_limits_of_time_are_inclusive(offset: timedelta, accepted: bool) -> None:
-    [parsed] = parse(json.dumps({"device_id": "d", "ts": MS + offset // timedelta(milliseconds=1)}).encode())
+    [parsed] = parse(
+        json.dumps({"device_id": "d", "stamp": STAMP, "ts": MS + offset // timedelta(milliseconds=1)}).encode()
+    )
     assert isinstance(parsed, Row) is accepted
 
 
@@ -118,7 +121,7 @@ def test_no_bytes_raise(line: bytes) -> None:
 
 @given(messages)
 def test_every_element_ends_as_one_row_or_one_quarantined_element(message: dict[str, Any]) -> None:
-    line = json.dumps(message).encode()
+    line = json.dumps(message | {"stamp": STAMP}).encode()
     parsed = parse(line)
     elements = message.get("readings")
     named = (
@@ -155,7 +158,7 @@ def storable_by_postgres(item: Row) -> None:
 
 @given(json_values)
 def test_what_jsonb_cannot_hold_is_spelt_out(value: object) -> None:
-    line = json.dumps({"device_id": "d", "ts": MS, "note": value}).encode()
+    line = json.dumps({"device_id": "d", "stamp": STAMP, "ts": MS, "note": value}).encode()
     [parsed] = parse(line)
     assert isinstance(parsed, Row)
     storable_by_postgres(parsed)
@@ -163,5 +166,10 @@ def test_what_jsonb_cannot_hold_is_spelt_out(value: object) -> None:
 
 def test_deep_nesting_does_not_raise() -> None:
     for depth in (900, 5_000, 60_000):
-        [parsed] = parse(b'{"device_id": "d", "ts": %d, "x": ' % MS + b"[" * depth + b"]" * depth + b"}")
+        [parsed] = parse(
+            b'{"stamp": "%s", "device_id": "d", "ts": %d, "x": ' % (STAMP.encode(), MS)
+            + b"[" * depth
+            + b"]" * depth
+            + b"}"
+        )
         assert isinstance(parsed, Row | Quarantined)

@@ -14,10 +14,11 @@ from ops.quarantine.hints import _HINTS, hint
 from ops.quarantine.judge import Refused, Verdict, judge_kept, readings
 from ops.quarantine.judge import judge as judge_readings
 from ops.quarantine.refusals import Kept
+from tests.stamping import STAMP, STAMPS
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 MS = int(NOW.timestamp() * 1000)
-LIMITS = Limits.around(NOW, retention_days=30, max_future_seconds=3600)
+LIMITS = Limits.around(NOW, retention_days=30, max_future_seconds=3600, stamps=STAMPS)
 OLD = MS - 20 * 86_400_000
 
 
@@ -30,7 +31,9 @@ def judge(line_refused: Refused, line: bytes | LongLine, limits: Limits) -> Verd
 
 
 def envelope(*elements: Any, **members: Any) -> bytes:
-    return json.dumps({"readings": elements, "device_id": "device-00001", "received_at": MS, **members}).encode()
+    return json.dumps(
+        {"readings": elements, "device_id": "device-00001", "received_at": MS, "stamp": STAMP, **members}
+    ).encode()
 
 
 def test_an_element_is_judged_alone_with_what_its_envelope_says_for_all() -> None:
@@ -99,9 +102,20 @@ def test_a_payload_is_whole_whatever_its_text() -> None:
 
 
 def test_every_reason_of_the_parser_has_a_hint() -> None:
-    lines = [b"", b"{", b"[]", b"{}", b"x" * 200_000, envelope(), envelope(1), envelope({}), envelope({"ts": "x"})]
+    lines = [
+        b"",
+        b"{",
+        b"[]",
+        b"{}",
+        json.dumps({"stamp": STAMP}).encode(),
+        b"x" * 200_000,
+        envelope(),
+        envelope(1),
+        envelope({}),
+        envelope({"ts": "x"}),
+    ]
     lines += [envelope({"ts": "2026-11-21T12:00"}), envelope({"ts": 1}), envelope({"ts": MS * 2})]
-    lines += [json.dumps({"device_id": "d", "readings": 1}).encode()]
+    lines += [json.dumps({"device_id": "d", "readings": 1, "stamp": STAMP}).encode()]
     reasons = {item.reason for line in lines for item in parse_line(1, line, LIMITS) if isinstance(item, Quarantined)}
     assert len(reasons) >= 12
     assert reasons <= _HINTS.keys()

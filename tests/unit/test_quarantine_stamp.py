@@ -11,30 +11,31 @@ from hypothesis import strategies as st
 from lambdas.processor.limits import Limits
 from lambdas.processor.parse import Row, parse_line
 from ops.quarantine.stamp import stamped
+from tests.stamping import STAMP, STAMPS
 
 AT = datetime(2026, 11, 21, 12, 0, 0, 5000, tzinfo=UTC)
 MS = int(AT.timestamp() * 1000)
-STAMPS = b'"device_id":"device-00001","received_at":%d}' % MS
-LIMITS = Limits.around(AT, retention_days=30, max_future_seconds=3600)
+ADDED = b'"device_id":"device-00001","received_at":%d,"stamp":"%s"}' % (MS, STAMP.encode())
+LIMITS = Limits.around(AT, retention_days=30, max_future_seconds=3600, stamps=STAMPS)
 
 
 def stamp(payload: bytes) -> bytes:
-    return stamped(payload, "device-00001", AT)
+    return stamped(payload, "device-00001", AT, STAMP)
 
 
 @pytest.mark.parametrize(
     ("payload", "line"),
     [
-        (b'{"ts":1}', b'{"ts":1,' + STAMPS),
-        (b"{}", b"{" + STAMPS),
-        (b'{\r\n  "a": [1,\n 2]\n}\n', b'{"a":[1,  2],' + STAMPS),
+        (b'{"ts":1}', b'{"ts":1,' + ADDED),
+        (b"{}", b"{" + ADDED),
+        (b'{\r\n  "a": [1,\n 2]\n}\n', b'{"a":[1,  2],' + ADDED),
         (
             b'{"a": 1e400, "b": 123456789012345678901234567890}',
-            b'{"a":1e400,"b":123456789012345678901234567890,' + STAMPS,
+            b'{"a":1e400,"b":123456789012345678901234567890,' + ADDED,
         ),
-        ('{"name": "größe"}'.encode(), '{"name":"größe",'.encode() + STAMPS),
-        (b'{"half a pair": "\\ud83d"}', b'{"half a pair": "\\ud83d",' + STAMPS),
-        (b'{"temperature": NaN,\n"seq": 1}', b'{"temperature": NaN, "seq": 1,' + STAMPS),
+        ('{"name": "größe"}'.encode(), '{"name":"größe",'.encode() + ADDED),
+        (b'{"half a pair": "\\ud83d"}', b'{"half a pair": "\\ud83d",' + ADDED),
+        (b'{"temperature": NaN,\n"seq": 1}', b'{"temperature": NaN, "seq": 1,' + ADDED),
     ],
 )
 def test_members_keep_their_bytes(payload: bytes, line: bytes) -> None:
@@ -42,7 +43,8 @@ def test_members_keep_their_bytes(payload: bytes, line: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "payload", [b'{"device_id": "forged", "received_at": 0, "ts": %d}', b'{"device_id": NaN, "ts": %d}']
+    "payload",
+    [b'{"device_id": "forged", "received_at": 0, "stamp": "forged", "ts": %d}', b'{"device_id": NaN, "ts": %d}'],
 )
 def test_a_device_cannot_forge_the_stamps(payload: bytes) -> None:
     line = stamp(payload % MS)
@@ -56,14 +58,14 @@ def test_a_device_cannot_forge_the_stamps(payload: bytes) -> None:
 def test_what_is_no_json_object_travels_whole(payload: bytes) -> None:
     members = json.loads(stamp(payload))
     assert base64.b64decode(members.pop("base64OriginalPayload")) == payload
-    assert members == {"device_id": "device-00001", "received_at": MS}
+    assert members == {"device_id": "device-00001", "received_at": MS, "stamp": STAMP}
 
 
 @given(st.binary(max_size=200))
 def test_any_bytes_are_one_line_that_ends_with_the_stamps(payload: bytes) -> None:
     line = stamp(payload)
     assert b"\n" not in line
-    assert line.endswith(STAMPS)
+    assert line.endswith(ADDED)
 
 
 @given(
@@ -71,5 +73,5 @@ def test_any_bytes_are_one_line_that_ends_with_the_stamps(payload: bytes) -> Non
 )
 def test_any_json_object_keeps_its_members(members: dict[str, object]) -> None:
     line = json.loads(stamp(json.dumps(members, indent=1).encode("utf-8", "surrogatepass")))
-    expected = members | {"device_id": "device-00001", "received_at": MS}
+    expected = members | {"device_id": "device-00001", "received_at": MS, "stamp": STAMP}
     assert json.dumps(line, sort_keys=True) == json.dumps(expected, sort_keys=True)

@@ -8,6 +8,7 @@ import psycopg
 import pytest
 
 from lambdas.processor import handler
+from lambdas.processor.kept_stamps import KeptStamps
 from lambdas.processor.limits import Limits
 from lambdas.processor.raw_object import ObjectVersion
 from lambdas.shared.database import DatabaseSecret
@@ -16,6 +17,7 @@ from ops.replay.console import bytes_text, duration_text
 from ops.replay.plan import read_ledger
 from ops.replay.source import Source
 from ops.replay.worker import Job
+from tests.stamping import STAMP, STAMPS
 
 ARRIVED = datetime(2026, 3, 1, 12, 0, 0, 900_000, tzinfo=UTC)
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
@@ -24,13 +26,15 @@ NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 def test_the_future_begins_at_the_arrival_and_the_retention_ends_now() -> None:
     listed = Listed("year=2026/a.gz", "v1", 1, ARRIVED, True, False)
     secret = DatabaseSecret(host="h", username="u", password="p")
-    limits = Job(Source("bucket"), secret, NOW, retention_days=365, max_future_seconds=3600).limits(listed)
+    limits = Job(Source("bucket"), secret, NOW, retention_days=365, max_future_seconds=3600, stamps=STAMPS).limits(
+        listed
+    )
     assert limits.newest == datetime(2026, 3, 1, 13, 0, 0, tzinfo=UTC)  # LastModified has whole seconds
     assert limits.oldest == NOW - timedelta(days=365)
 
 
 def test_a_first_load_and_one_months_later_judge_the_future_alike() -> None:
-    rules = {"retention_days": 365, "max_future_seconds": 3600}
+    rules: Any = {"retention_days": 365, "max_future_seconds": 3600, "stamps": STAMPS}
     first = Limits.for_arrival(ARRIVED, ARRIVED + timedelta(seconds=2), **rules)
     later = Limits.for_arrival(ARRIVED, NOW, **rules)
     assert first.newest == later.newest
@@ -46,6 +50,7 @@ def test_the_loader_judges_by_the_arrival_as_well(monkeypatch: pytest.MonkeyPatc
             return {"Body": io.BytesIO(b""), "LastModified": ARRIVED}
 
     monkeypatch.setattr(handler, "_s3", S3)
+    monkeypatch.setattr(handler, "_stamps", KeptStamps(lambda: STAMPS))
     arrival = handler._Arrival()
     assert arrival.limits().newest > ARRIVED + timedelta(days=1)
     with handler._open(ObjectVersion("b", "year=2026/a.gz", "", None), arrival):
@@ -71,8 +76,9 @@ def test_the_ledger_is_asked_once_per_thousand_objects() -> None:
 
 
 def test_a_secret_does_not_show_in_a_job() -> None:
-    job = Job(Source("bucket"), DatabaseSecret(host="h", username="u", password="hidden"), NOW, 1, 1)
+    job = Job(Source("bucket"), DatabaseSecret(host="h", username="u", password="hidden"), NOW, 1, 1, STAMPS)
     assert "hidden" not in repr(job)
+    assert STAMP not in repr(job)
 
 
 @pytest.mark.parametrize(
