@@ -19,11 +19,13 @@ from lambdas.processor.clean import encode_clean
 from lambdas.processor.limits import Limits
 from lambdas.processor.parse import Row, parse_line
 from lambdas.processor.raw_object import Body, LongLine, ObjectVersion, UnreadableObjectError, line_blocks
-from lambdas.shared.quarantine import Quarantined, Spill
+from lambdas.shared.contract import METRICS
+from lambdas.shared.quarantine import Spill
 
 _COLUMNS = ", ".join(COLUMNS)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
+_OUT_OF_RANGE = sum(metric.out_of_range for metric in METRICS)
 
 Opener = Callable[[], AbstractContextManager[Body]]
 """Opens the object at its beginning, each time it is called. Raises UnreadableObjectError when it does not exist."""
@@ -47,6 +49,8 @@ class Outcome:
     first: datetime | None = None
     """Smallest timestamp of a row or duplicate."""
     last: datetime | None = None
+    out_of_range: int = 0
+    """Rows and duplicates of which a value is outside its plausible range."""
 
 
 def load_object(
@@ -154,6 +158,7 @@ class Pass:
         self._refused = Spill()
         self._first: int | None = None
         self._last: int | None = None
+        self._out_of_range = 0
         self.rows = 0
 
     def __enter__(self) -> "Pass":
@@ -184,14 +189,12 @@ class Pass:
 
     def _judge(self, number: int, line: bytes | LongLine, limits: Limits) -> list[bytes]:
         """The rows of a line that is not clean; what is no row is put aside for quarantine."""
-        if isinstance(line, LongLine):
-            self._refused.add(Quarantined(number, None, None, "too_large", line.start, line.length_bytes))
-            return []
         rows = []
         for item in parse_line(number, line, limits):
             if isinstance(item, Row):
                 milliseconds = (item.timestamp - _EPOCH) // _MILLISECOND
                 self._count(1, milliseconds, milliseconds)
+                self._out_of_range += item.quality & _OUT_OF_RANGE != 0
                 rows.append(self._encoder.row(item))
             else:
                 self._refused.add(item)
@@ -217,6 +220,7 @@ class Pass:
             quarantined=self._refused.count,
             first=_at(self._first),
             last=_at(self._last),
+            out_of_range=self._out_of_range,
         )
 
 

@@ -26,15 +26,21 @@ def count(outcome: Outcome, now: datetime) -> None:
     _metrics.add_metric("Rows", MetricUnit.Count, outcome.rows)
     _metrics.add_metric("Duplicates", MetricUnit.Count, outcome.duplicates)
     _metrics.add_metric("Quarantined", MetricUnit.Count, outcome.quarantined)
+    # What is quarantined has no values that could be judged.
+    _metrics.add_metric("ReadingsChecked", MetricUnit.Count, outcome.rows + outcome.duplicates)
+    _metrics.add_metric("ReadingsOutOfRange", MetricUnit.Count, outcome.out_of_range)
     _metrics.add_metric("LoadMilliseconds", MetricUnit.Milliseconds, outcome.milliseconds)
     if outcome.first is not None:
         # Of the object's oldest reading: no other waited longer. A backlog sent late counts as the delay it is.
         _metrics.add_metric("EndToEndSeconds", MetricUnit.Seconds, (now - outcome.first).total_seconds())
 
 
-def count_failure() -> None:
-    """Counts a message that is to be delivered again."""
-    _metrics.add_metric("MessagesFailed", MetricUnit.Count, 1)
+def count_batch(*, failed: int, unreachable: int) -> None:
+    """Counts, of one batch, the messages to be delivered again, and how often the database could not be connected to."""
+    if failed:
+        _metrics.add_metric("MessagesFailed", MetricUnit.Count, failed)
+    # Zero too: without it, a database that is well and a loader that does not run would look the same.
+    _metrics.add_metric("DatabaseUnreachable", MetricUnit.Count, unreachable)
 
 
 def flush() -> None:

@@ -8,16 +8,16 @@ import binascii
 import os
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import msgspec
-import psycopg
 from aws_lambda_powertools import Logger
 
 from lambdas.shared import quarantine
 from lambdas.shared.connection import KeptConnection
+from lambdas.shared.messages import Batch, Context, Message
 from lambdas.shared.quarantine import Quarantined
-from lambdas.shared.retry import retry_later
 
 logger = Logger()
 _database = KeptConnection(application_name="iot-telemetry-rule-errors", statement_timeout_seconds=20)
@@ -38,29 +38,21 @@ class RuleError(msgspec.Struct, frozen=True):
     failures: list[Failure] = []
 
 
-def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
+def handler(event: dict[str, Any], context: Context) -> dict[str, Any]:
     """Quarantines each message, under the id that SQS gave it; what failed is reported for redelivery."""
-    failed = []
-    for message in event["Records"]:
-        try:
-            with _database.get().transaction() as transaction, transaction.connection.cursor() as cursor:
-                quarantine.insert(
-                    cursor,
-                    [quarantined(message["body"])],
-                    message_id=message["messageId"],
-                    received_at=sent_at(message.get("attributes", {})),
-                )
-            logger.info("rule error quarantined", message_id=message["messageId"])
-        except Exception as error:  # one message's fault must not fail the others
-            logger.warning(
-                "rule error not stored; it will be delivered again",
-                extra={"message_id": message["messageId"], "fault": type(error).__name__},
-            )
-            if isinstance(error, psycopg.Error):
-                _database.discard()
-            retry_later(message, os.environ["RULE_ERROR_QUEUE_URL"])
-            failed.append({"itemIdentifier": message["messageId"]})
-    return {"batchItemFailures": failed}
+    batch = Batch(event, context, _database, os.environ["RULE_ERROR_QUEUE_URL"])
+    return batch.each(partial(_store, batch), fault="rule error not stored; it will be delivered again")
+
+
+def _store(batch: Batch, message: Message) -> None:
+    with batch.connection() as connection, connection.transaction(), connection.cursor() as cursor:
+        quarantine.insert(
+            cursor,
+            [quarantined(message["body"])],
+            message_id=message["messageId"],
+            received_at=sent_at(message.get("attributes", {})),
+        )
+    logger.info("rule error quarantined", message_id=message["messageId"])
 
 
 def sent_at(attributes: Mapping[str, str]) -> datetime | None:

@@ -11,10 +11,16 @@ from typing import Any
 
 import psycopg
 
+from tests.stamping import STAMP
+
 _START_MS = int(time.time() - 40 * 3600) * 1000
 _STEP_MS = 13_000
 _PER_MESSAGE = 25
-_BROKEN = (b"not json", b'{"device_id": "device-00001", "readings": []}', b'{"seq": 1, "device_id": "device-00001"}')
+_BROKEN = (
+    b"not json",
+    b'{"device_id": "device-00001", "readings": [], "stamp": "%s"}' % STAMP.encode(),
+    b'{"seq": 1, "device_id": "device-00001", "stamp": "%s"}' % STAMP.encode(),
+)
 
 Row = tuple[str, datetime, int, float | None, float, float, float, Any, int]
 
@@ -75,7 +81,8 @@ def _message(device: str, seqs: range) -> bytes:
             "battery": battery,
         }
         readings.append(reading | (extra or {}))
-    return json.dumps({"readings": readings, "device_id": device, "received_at": _START_MS}).encode()
+    line = {"readings": readings, "device_id": device, "received_at": _START_MS, "stamp": STAMP}
+    return json.dumps(line).encode()
 
 
 def _row(device: str, seq: int) -> Row:

@@ -13,12 +13,13 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from lambdas.migrator.migrate import set_login
+from lambdas.shared.logins import set_login
 from local import emulator as emulators
 from local.session import AwsSession, emulator_session
 from local.state import Emulator
 from tests.functional.accounting import RawObject
 from tests.functional.loader_process import LoaderProcess
+from tests.stamping import STAMP
 
 _PATIENCE_SECONDS = 30.0
 _names = count(1)
@@ -117,6 +118,14 @@ def aws(emulator: Emulator) -> AwsSession:
     return emulator_session(emulator.port)
 
 
+@pytest.fixture(scope="session")
+def stamp_secret(aws: AwsSession) -> str:
+    """The ARN of a secret with the stamp that the tests' lines carry."""
+    text = json.dumps({"stamp": STAMP, "earlier": []})
+    arn: str = aws.client("secretsmanager").create_secret(Name=f"stamp-{os.getpid()}", SecretString=text)["ARN"]
+    return arn
+
+
 @pytest.fixture
 def intake(aws: AwsSession) -> Intake:
     """A bucket and a queue for one test."""
@@ -124,7 +133,9 @@ def intake(aws: AwsSession) -> Intake:
 
 
 @pytest.fixture
-def start_loader(emulator: Emulator, aws: AwsSession, intake: Intake, tmp_path: Path) -> Iterator[StartLoader]:
+def start_loader(
+    emulator: Emulator, aws: AwsSession, stamp_secret: str, intake: Intake, tmp_path: Path
+) -> Iterator[StartLoader]:
     """Starts loaders of `intake`, in processes that are gone when the test is over."""
     secrets: dict[tuple[str, int | None], str] = {}
     with ExitStack() as running:
@@ -132,13 +143,14 @@ def start_loader(emulator: Emulator, aws: AwsSession, intake: Intake, tmp_path: 
         def start(
             dsn: str, *, port: int | None = None, statement_timeout_seconds: int = 30, **environment: str
         ) -> LoaderProcess:
-            if (dsn, port) not in secrets:
+            if "DATABASE_SECRET_ARN" not in environment and (dsn, port) not in secrets:
                 secrets[dsn, port] = _make_secret(aws, dsn, port)
             return running.enter_context(
                 LoaderProcess(
                     emulators.environment(emulator)
                     | {
-                        "DATABASE_SECRET_ARN": secrets[dsn, port],
+                        "DATABASE_SECRET_ARN": secrets.get((dsn, port), ""),
+                        "STAMP_SECRET_ARN": stamp_secret,
                         "BUCKET_NAME": intake.bucket,
                         "OBJECT_QUEUE_URL": intake.queue_url,
                         "RETENTION_DAYS": "30",

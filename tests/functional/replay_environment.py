@@ -25,6 +25,7 @@ from local.given_database import parse_dsn
 from local.session import emulator_session
 from local.state import Emulator, State, StateFile
 from ops.paths import ROOT
+from tests.stamping import STAMP
 
 FLEET = Path(sys.executable).parent / "fleet"
 BUCKET = "replayed"
@@ -39,7 +40,8 @@ def reading(seq: int, **members: Any) -> dict[str, Any]:
 
 
 def message(device: str, *readings: dict[str, Any], received_at: int = MS + 5) -> bytes:
-    return json.dumps({"readings": list(readings), "device_id": device, "received_at": received_at}).encode()
+    line = {"readings": list(readings), "device_id": device, "received_at": received_at, "stamp": STAMP}
+    return json.dumps(line).encode()
 
 
 def packed(*lines: bytes) -> bytes:
@@ -113,10 +115,12 @@ def environment(emulator: Emulator, folder: Path, dsn: str) -> Iterator[Environm
     formation.get_waiter("stack_create_complete").wait(StackName="iot-ingest", WaiterConfig={"Delay": 0.1})
     text = msgspec.json.encode(parse_dsn(dsn)).decode()
     secrets.create_secret(Name="iot-database/admin", SecretString=text)
+    secrets.create_secret(Name="iot-telemetry/stamp", SecretString=json.dumps({"stamp": STAMP, "earlier": []}))
     try:
         yield made
     finally:
-        secrets.delete_secret(SecretId="iot-database/admin", ForceDeleteWithoutRecovery=True)
+        for name in ("iot-database/admin", "iot-telemetry/stamp"):
+            secrets.delete_secret(SecretId=name, ForceDeleteWithoutRecovery=True)
         for page in made.s3.get_paginator("list_object_versions").paginate(Bucket=BUCKET):
             for entry in [*page.get("Versions", ()), *page.get("DeleteMarkers", ())]:
                 made.s3.delete_object(Bucket=BUCKET, Key=entry["Key"], VersionId=entry["VersionId"])

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import IO, Any
 
@@ -14,12 +15,15 @@ import psycopg
 import pytest
 from psycopg import errors
 
+from lambdas.processor.kept_stamps import KeptStamps
 from lambdas.processor.limits import Limits
 from lambdas.processor.load import Outcome, load_object
 from lambdas.processor.raw_object import ObjectVersion, UnreadableObjectError
+from lambdas.shared.stamp import Stamps
+from tests.stamping import STAMP, STAMPS
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
-LIMITS = Limits.around(NOW, retention_days=30, max_future_seconds=3600)
+LIMITS = Limits.around(NOW, retention_days=30, max_future_seconds=3600, stamps=STAMPS)
 MS = int(NOW.timestamp() * 1000)
 
 
@@ -28,12 +32,16 @@ def reading(seq: int, **members: Any) -> dict[str, Any]:
 
 
 def message(device: str, *readings: dict[str, Any]) -> bytes:
-    stamped: dict[str, Any] = {"readings": list(readings), "device_id": device, "received_at": MS + 5}
-    return json.dumps(stamped).encode()
+    members: dict[str, Any] = {"readings": list(readings), "device_id": device, "received_at": MS + 5, "stamp": STAMP}
+    return json.dumps(members).encode()
 
 
 def single(device: str, **members: Any) -> bytes:
-    return json.dumps({**members, "device_id": device, "received_at": MS + 5}).encode()
+    return json.dumps({**members, "device_id": device, "received_at": MS + 5, "stamp": STAMP}).encode()
+
+
+def stamped(**members: Any) -> bytes:
+    return json.dumps({**members, "stamp": STAMP}).encode()
 
 
 def version(key: str = "year=2026/a.gz", version_id: str = "v1") -> ObjectVersion:
@@ -130,6 +138,10 @@ def test_the_first_of_two_differing_readings_with_one_key_is_kept(connection: ps
 BROKEN: list[tuple[bytes, str]] = [
     (b"not json", "invalid_json"),
     (b'{"device_id": "device-00009", "ts": 1', "invalid_json"),
+    (b'{"device_id": "device-00009", "ts": 1}', "not_stamped"),
+    (b'{"ts": %d, "device_id": "device-00009", "stamp": null}' % MS, "not_stamped"),
+    (b'{"ts": %d, "device_id": "device-00009", "stamp": ["%s"]}' % (MS, STAMP.encode()), "not_stamped"),
+    (b'{"readings": [{"ts": %d, "stamp": "%s"}], "device_id": "device-00009"}' % (MS, STAMP.encode()), "not_stamped"),
     (b"[1, 2, 3]", "not_a_json_object"),
     (b'"text"', "not_a_json_object"),
     (b"", "empty"),
@@ -142,11 +154,11 @@ BROKEN: list[tuple[bytes, str]] = [
     (single("device-00009", ts=MS // 1000, seq=1), "timestamp_older_than_retention"),
     (single("device-00009", ts=MS + 3_700_000, seq=1), "timestamp_in_the_future"),
     (single("device-00009", ts=MS, seq=1, pad="x" * 200_000), "too_large"),
-    (b'{"ts": 1}', "no_device_id"),
-    (b'{"device_id": "", "ts": 1}', "no_device_id"),
-    (b'{"device_id": "a\\u0000b", "ts": 1}', "no_device_id"),
-    (b'{"device_id": "device-00009", "readings": []}', "envelope_without_readings"),
-    (b'{"device_id": "device-00009", "readings": {"ts": 1}}', "readings_not_an_array"),
+    (stamped(ts=1), "no_device_id"),
+    (stamped(device_id="", ts=1), "no_device_id"),
+    (stamped(device_id="a\x00b", ts=1), "no_device_id"),
+    (stamped(device_id="device-00009", readings=[]), "envelope_without_readings"),
+    (stamped(device_id="device-00009", readings={"ts": 1}), "readings_not_an_array"),
 ]
 
 
@@ -166,7 +178,54 @@ def test_quarantine_keeps_what_was_sent(connection: psycopg.Connection) -> None:
     rows = connection.execute("SELECT raw, raw_bytes FROM ingest.quarantine ORDER BY line").fetchall()
     assert rows[0] == ("nul \\x00 and \\xff", 11)
     assert large.decode().startswith(rows[1][0])
-    assert rows[1][1] == len(large)
+    assert rows[1][1] > 200_000
+
+
+def test_a_message_that_is_not_json_as_a_whole_cannot_speak_for_another_device(connection: psycopg.Connection) -> None:
+    """The rule adds nothing to such a payload, and Firehose puts it into the object as it is, newlines and all."""
+    forged = json.dumps({**reading(1), "device_id": "device-00002", "received_at": MS}).encode()
+    guessed = json.dumps({**reading(2), "device_id": "device-00002", "received_at": MS, "stamp": "x" * 32}).encode()
+    payload = forged + b"\n" + guessed + b'\n{"readings":\n{'
+    outcome = load(connection, [single("device-00001", **reading(3)), payload, single("device-00002", **reading(4))])
+    assert (outcome.rows, outcome.quarantined) == (2, 4)
+    assert connection.execute("SELECT device_id, seq FROM telemetry ORDER BY seq").fetchall() == [
+        ("device-00001", 3),
+        ("device-00002", 4),
+    ]
+    assert [entry[2:] for entry in quarantine(connection)] == [
+        (None, "not_stamped"),
+        (None, "not_stamped"),
+        (None, "invalid_json"),
+        (None, "invalid_json"),
+    ]
+    assert connection.execute("SELECT raw FROM ingest.quarantine WHERE line = 2").fetchall() == [(forged.decode(),)]
+
+
+def test_while_the_stamps_cannot_be_read_nothing_is_loaded_and_nothing_refused(connection: psycopg.Connection) -> None:
+    body = gzip.compress(single("device-00001", **reading(1)) + b"\n" + single("device-00001", **reading(2)))
+    secret: list[Stamps] = []
+    kept = KeptStamps(secret.pop)
+
+    def attempt() -> Outcome:
+        return load_object(
+            connection, version(), lambda: io.BytesIO(body), lambda: replace(LIMITS, stamps=kept.ready())
+        )
+
+    with pytest.raises(IndexError):
+        attempt()
+    assert count(connection) == count(connection, "ingest.objects") == 0
+    secret.append(STAMPS)
+    assert attempt().rows == 2
+
+
+def test_the_stamp_is_stored_nowhere(connection: psycopg.Connection) -> None:
+    good = [message("device-00001", reading(1, note="kept"), reading(2)), single("device-00001", **reading(3, note=1))]
+    broken = [line for line, _ in BROKEN] + [single("device-00001", ts=MS)[:-2], message("device-00001", {"seq": 1})]
+    load(connection, [*good, *broken])
+    for table in ("telemetry", "ingest.quarantine", "ingest.objects"):
+        rows = connection.execute(f"SELECT t::text FROM {table} t").fetchall()
+        assert rows
+        assert not [row for (row,) in rows if STAMP in row]
 
 
 def test_one_bad_element_of_an_envelope_leaves_the_others(connection: psycopg.Connection) -> None:
@@ -183,7 +242,7 @@ def test_bad_values_cost_the_value_and_not_the_reading(connection: psycopg.Conne
     lines = [
         single("device-00001", **reading(1, temperature="hot")),
         single("device-00001", **reading(2, humidity=250)),
-        b'{"device_id": "device-00001", "ts": %d, "seq": 3, "temperature": NaN, "pressure": 1000}' % MS,
+        stamped(device_id="device-00001", ts=MS, seq=3, temperature=float("nan"), pressure=1000),
         single("device-00001", **reading(4, temperature=True, battery=10**400, note="a\x00b")),
         single("device-00001", ts=MS, seq="five", temperature=1),
     ]
@@ -205,11 +264,7 @@ def test_bad_values_cost_the_value_and_not_the_reading(connection: psycopg.Conne
 def test_other_members_are_kept_in_extra(connection: psycopg.Connection) -> None:
     load(
         connection,
-        [
-            json.dumps(
-                {"readings": [reading(1, firmware="1.2", tags=["a", 1])], "site": "north", "device_id": "device-00001"}
-            ).encode()
-        ],
+        [stamped(readings=[reading(1, firmware="1.2", tags=["a", 1])], site="north", device_id="device-00001")],
     )
     [(extra, received_at)] = connection.execute("SELECT extra, received_at FROM telemetry").fetchall()
     assert extra == {"firmware": "1.2", "tags": ["a", 1], "site": "north"}

@@ -26,6 +26,7 @@ from lambdas.processor.load import load_object
 from lambdas.processor.raw_object import ObjectVersion, UnreadableObjectError
 from lambdas.rule_errors.handler import quarantined
 from lambdas.shared import quarantine
+from lambdas.shared.stamp import Stamps
 from local.session import emulator_session
 from local.state import Emulator
 from ops.errors import UserError
@@ -39,10 +40,11 @@ from ops.quarantine.outcome import Outcome, Tally
 from ops.quarantine.pipeline import Pipeline, Rules
 from ops.quarantine.select import by_filter, by_ids, open_queues
 from ops.quarantine.work import carry_out, discard_steps, redrive_steps
+from tests.stamping import STAMP, STAMPS
 
 _PATIENCE_SECONDS = 20.0
-STRICT = Rules(retention_days=1, max_future_seconds=60)
-TODAY = Rules(retention_days=30, max_future_seconds=60)
+STRICT = Rules(retention_days=1, max_future_seconds=60, stamps=STAMPS)
+TODAY = Rules(retention_days=30, max_future_seconds=60, stamps=STAMPS)
 NOW = datetime.now(UTC)
 MS = int(NOW.timestamp() * 1000)
 DAY = 86_400_000
@@ -94,11 +96,13 @@ def reading(seq: int, *, days_ago: float = 0, **members: Any) -> dict[str, Any]:
 
 
 def envelope(*readings: Any, **members: Any) -> bytes:
-    return json.dumps({"readings": readings, "device_id": "device-00001", "received_at": MS, **members}).encode()
+    return json.dumps(
+        {"readings": readings, "device_id": "device-00001", "received_at": MS, "stamp": STAMP, **members}
+    ).encode()
 
 
 def single(seq: int, *, days_ago: float = 0, **members: Any) -> bytes:
-    stamps = {"device_id": "device-00001", "received_at": MS}
+    stamps = {"device_id": "device-00001", "received_at": MS, "stamp": STAMP}
     return json.dumps(reading(seq, days_ago=days_ago, **members) | stamps).encode()
 
 
@@ -234,12 +238,32 @@ def test_what_stays_carries_the_reason_of_today(pipeline: Pipeline, monkeypatch:
     assert rows(pipeline, "SELECT reason, resolution FROM ingest.quarantine") == [("invalid_json", None)]
 
 
+def test_a_line_without_the_stamp_of_its_day_is_redriven_once_that_one_is_known(pipeline: Pipeline) -> None:
+    """What operators do after they have found out about a stamp that got lost."""
+    lost = "theLostStamp0123456789abcdefghij"
+    lines = [single(seq, days_ago=0, **{}).replace(STAMP.encode(), lost.encode()) for seq in (1, 2)]
+    object_id = load(pipeline, *lines, single(3).replace(STAMP.encode(), b"forged"), rules=TODAY)
+    assert counts(pipeline, object_id) == (3, 0, 0, 3)
+    assert redrive(pipeline, object_id) == {("not_stamped", "stays", "not_stamped"): 3}
+    knowing = replace(pipeline, rules=replace(TODAY, stamps=Stamps(STAMP, lost)))
+    assert redrive(knowing, object_id) == {("not_stamped", "row", ""): 2, ("not_stamped", "stays", "not_stamped"): 1}
+    assert counts(pipeline, object_id) == (3, 2, 0, 1)
+
+
+def test_from_the_kept_text_a_forged_line_stays_forged(pipeline: Pipeline) -> None:
+    """The stamp of a line that had one is not kept either, so what tells them apart is that no device is known."""
+    object_id = load(pipeline, single(1, days_ago=5), single(2).replace(STAMP.encode(), b"forged"))
+    [version] = rows(pipeline, "SELECT key, version_id FROM ingest.objects")
+    pipeline.s3.delete_object(Bucket=pipeline.stream, Key=version[0], VersionId=version[1])
+    assert redrive(pipeline, object_id) == {(OLD, "row", ""): 1, ("not_stamped", "stays", "not_stamped"): 1}
+
+
 def test_the_future_is_judged_against_the_objects_arrival(pipeline: Pipeline) -> None:
     object_id = load(pipeline, single(1, days_ago=-0.1))
     later = NOW + timedelta(days=3)
     tally = redrive_lines(pipeline, object_id, ids(pipeline), now=later)
     assert tally == {Outcome("line", "timestamp_in_the_future", "stays", "timestamp_in_the_future"): 1}
-    patient = replace(pipeline, rules=Rules(retention_days=30, max_future_seconds=86_400))
+    patient = replace(pipeline, rules=Rules(retention_days=30, max_future_seconds=86_400, stamps=STAMPS))
     assert redrive(patient, object_id) == {("timestamp_in_the_future", "row", ""): 1}
 
 
@@ -409,7 +433,7 @@ def test_a_message_whose_action_failed_reaches_s3_with_every_byte(pipeline: Pipe
     assert redrive_messages(pipeline, numbers) == expected
     assert redrive_messages(pipeline, numbers) == {Outcome("message", "", "resolved already"): 2}
     bodies = {len(body): body for body in delivered(pipeline, 2)}
-    stamps = b'"device_id":"device-00007","received_at":%d}\n' % MS
+    stamps = b'"device_id":"device-00007","received_at":%d,"stamp":"%s"}\n' % (MS, STAMP.encode())
     whole = bodies[max(bodies)]
     assert whole == b'{"readings":' + payload.removeprefix(b'{"readings": ')[:-1] + b"," + stamps
     assert bodies[min(bodies)] == b'{"base64OriginalPayload":"/wAKew==",' + stamps
@@ -683,7 +707,7 @@ def test_the_command_line_from_list_to_redriven(pipeline: Pipeline, fleet: Run) 
     assert line["id"] in text
     assert "line 1" in text
     shown = fleet("show", line["id"], "--json")[1]
-    assert shown["raw"] == single(1, days_ago=5).decode()
+    assert shown["raw"] == single(1, days_ago=5).decode().replace(f', "stamp": "{STAMP}"', "")
     assert "retention_days" in shown["hint"]
     [broken] = [entry for entry in listed if entry["reason"] == "invalid_json"]
     assert "not\\x1b[2J json" in fleet("show", broken["id"])[1]

@@ -1,6 +1,7 @@
 """`fleet rebuild`: a database filled from S3 alone equals the original, and when it does not, the command says so."""
 
 import io
+import json
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -36,6 +37,7 @@ from tests.functional.replay_environment import (
     wait_for,
     waiting_for_a_lock,
 )
+from tests.stamping import STAMP, STAMPS
 
 DAY_MS = 86_400_000
 TODAY, YESTERDAY = (NOW.date() - timedelta(days=days) for days in (1, 2))  # MS lies a day back
@@ -120,6 +122,30 @@ def test_a_rebuilt_database_equals_the_original(
     assert "is not empty" in output
 
 
+def test_a_rebuild_after_a_change_of_stamp_loads_what_was_before_it(
+    fleet: Environment, target_dsn: str, target: psycopg.Connection
+) -> None:
+    changed = "theStampAfterTheChange0123456789"
+    lines = [message("device-00001", reading(n)) for n in range(2)]
+    fleet.put("before.gz", lines[0])
+    fleet.put("after.gz", lines[1].replace(STAMP.encode(), changed.encode()))
+    secrets = fleet.aws.client("secretsmanager")
+    secrets.put_secret_value(SecretId="iot-telemetry/stamp", SecretString="{}")
+    status, output = rebuild(fleet, target_dsn)
+    assert status == 2
+    [error] = [line for line in output.splitlines() if "stamp" in line]
+    assert error.startswith("fleet: stamp secret iot-telemetry/stamp cannot be used: Object missing required field")
+    for earlier, found in (([], [1]), ([STAMP], [0, 1])):
+        text = json.dumps({"stamp": changed, "earlier": earlier})
+        secrets.put_secret_value(SecretId="iot-telemetry/stamp", SecretString=text)
+        target.execute("TRUNCATE telemetry, ingest.objects, ingest.quarantine CASCADE")
+        status, output = rebuild(fleet, target_dsn)
+        assert rows(target, "seq") == [(seq,) for seq in found]
+        assert len(quarantine(target)) == 2 - len(found)
+        assert STAMP not in output + str(quarantine(target))
+        assert changed not in output + str(quarantine(target))
+
+
 def test_days_that_differ_are_named(
     fleet: Environment, connection: psycopg.Connection, target_dsn: str, target: psycopg.Connection
 ) -> None:
@@ -148,7 +174,7 @@ def test_a_lost_row_and_an_object_that_the_original_never_loaded_are_differences
 def test_what_the_original_gained_meanwhile_is_left_out(
     connection: psycopg.Connection, target: psycopg.Connection
 ) -> None:
-    limits = Limits.around(NOW, retention_days=30, max_future_seconds=3600)
+    limits = Limits.around(NOW, retention_days=30, max_future_seconds=3600, stamps=STAMPS)
 
     def load(database: psycopg.Connection, key: str, seq: int) -> None:
         body = packed(message("device-00001", reading(seq)))
@@ -170,7 +196,7 @@ def test_what_the_original_gained_meanwhile_is_left_out(
 
 def test_the_order_of_loading_makes_no_difference(connection: psycopg.Connection, target: psycopg.Connection) -> None:
     """A redelivered reading has another received_at, and either object may own it; the rule leaves both out."""
-    limits = Limits.around(NOW, retention_days=30, max_future_seconds=3600)
+    limits = Limits.around(NOW, retention_days=30, max_future_seconds=3600, stamps=STAMPS)
     lines = {n: [message("device-00001", *[reading(s) for s in range(n, n + 9)], received_at=MS + n)] for n in range(3)}
     for database, order in ((connection, (0, 1, 2)), (target, (2, 1, 0))):
         for n in order:

@@ -36,8 +36,9 @@ from tests.functional.replay_environment import (
     wait_for,
     waiting_for_a_lock,
 )
+from tests.stamping import STAMP, STAMPS
 
-LIMITS = Limits.around(NOW, retention_days=30, max_future_seconds=3600)
+LIMITS = Limits.around(NOW, retention_days=30, max_future_seconds=3600, stamps=STAMPS)
 EARLIER = NOW - timedelta(hours=5)
 EARLIER_HOUR = f"year={EARLIER:%Y}/month={EARLIER:%m}/day={EARLIER:%d}/hour={EARLIER:%H}/"
 
@@ -230,7 +231,7 @@ def test_with_a_device_only_objects_that_hold_it_are_touched(
 ) -> None:
     fleet.put("one.gz", message("device-00001", reading(1)), message("device-00002", reading(1)))
     fleet.put("two.gz", message("device-00002", reading(2, note="device-00001")))
-    fleet.put("three.gz", b'{"ts": %d, "seq": 3, "device_id": "device-00001"}' % MS)
+    fleet.put("three.gz", b'{"ts": %d, "seq": 3, "device_id": "device-00001", "stamp": "%s"}' % (MS, STAMP.encode()))
     done = fleet.fleet("replay", "--from", "-1h", "--device", "device-00001")
     assert done.returncode == 0, done.stderr
     assert "looking into 3" in done.stdout
@@ -310,7 +311,7 @@ def test_a_loaded_object_that_can_no_longer_be_read_keeps_its_rows(connection: p
 def test_what_an_operator_decided_about_quarantined_lines_is_kept(connection: psycopg.Connection) -> None:
     old = message("device-00001", reading(1), {"ts": MS - 86_400_000 * 10, "seq": 2})
     body = packed(old, b"broken")
-    strict = Limits.around(NOW, retention_days=2, max_future_seconds=3600)
+    strict = Limits.around(NOW, retention_days=2, max_future_seconds=3600, stamps=STAMPS)
     load_object(connection, VERSION, lambda: io.BytesIO(body), strict)
     connection.execute(
         "UPDATE ingest.quarantine SET resolution = 'discarded', resolved_at = now(), resolved_by = 'me', note = 'seen'"
@@ -330,7 +331,7 @@ def test_what_an_operator_decided_about_quarantined_lines_is_kept(connection: ps
 def test_rows_that_the_object_no_longer_yields_are_removed(connection: psycopg.Connection) -> None:
     body = packed(message("device-00001", reading(1), reading(2, ts=MS - 86_400_000 * 10)))
     load_object(connection, VERSION, lambda: io.BytesIO(body), LIMITS)
-    strict = Limits.around(NOW, retention_days=2, max_future_seconds=3600)
+    strict = Limits.around(NOW, retention_days=2, max_future_seconds=3600, stamps=STAMPS)
     replaced = replace_object(connection, VERSION, lambda: io.BytesIO(body), strict)
     assert replaced.before is not None
     assert (replaced.before.rows, replaced.after.rows, replaced.after.quarantined) == (2, 1, 1)

@@ -4,6 +4,7 @@ import gzip
 import io
 import itertools
 import json
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,16 +18,19 @@ import pytest
 from lambdas.processor.limits import Limits
 from lambdas.processor.load import load_object
 from lambdas.processor.raw_object import ObjectVersion, objects_of
+from lambdas.shared.connection import KeptConnection
 from lambdas.shared.listing import EVERYTHING, Listed, pages
 from lambdas.sweeper import handler as handlers
+from lambdas.sweeper import progress
 from lambdas.sweeper.sweep import Ages, Findings, Target, sweep
 from local import emulator as emulators
 from local.given_database import parse_dsn
 from local.session import emulator_session
 from local.state import Emulator
+from tests.stamping import STAMP, STAMPS
 
 NOW = datetime.now(UTC)
-LIMITS = Limits.around(NOW, retention_days=30, max_future_seconds=3600)
+LIMITS = Limits.around(NOW, retention_days=30, max_future_seconds=3600, stamps=STAMPS)
 _numbers = itertools.count(1)
 
 
@@ -46,7 +50,7 @@ class Bucket:
         return Target(self.name, self.queue_url)
 
     def put(self, key: str, seq: int = 1) -> ObjectVersion:
-        line = {"ts": int(NOW.timestamp() * 1000), "seq": seq, "device_id": key[-20:]}
+        line = {"ts": int(NOW.timestamp() * 1000), "seq": seq, "device_id": key[-20:], "stamp": STAMP}
         body = gzip.compress(json.dumps(line).encode())
         version_id = self.s3.put_object(Bucket=self.name, Key=key, Body=body)["VersionId"]
         return ObjectVersion(self.name, key, version_id, len(body))
@@ -221,8 +225,6 @@ def test_an_archived_object_is_counted_and_not_announced(bucket: Bucket, loader_
 class Context:
     """Lambda's, with as much time as it is given."""
 
-    function_name = "iot-telemetry-sweeper"
-
     def __init__(self, milliseconds: int = 900_000) -> None:
         self._milliseconds = milliseconds
 
@@ -267,14 +269,14 @@ def test_the_handler_looks_at_the_last_hours_or_at_everything_and_emits_what_it_
     deployed.put(hour + "recent.gz")
     deployed.put("year=2025/month=01/day=01/hour=00/late.gz")
     time.sleep(0.05)
-    assert handlers.handler({}, Context())["never_loaded"] == 1
+    assert handlers.handler({}, Context())["recent"]["never_loaded"] == 1
     metrics = emf(capsys.readouterr().out)
     assert metrics["ObjectsNeverLoaded"] == [1.0]
     assert 0 < metrics["OldestNeverLoadedSeconds"][0] < 300
     assert metrics["service"] == "iot-telemetry-sweeper"
     [declared] = metrics["_aws"]["CloudWatchMetrics"]
     assert (declared["Namespace"], declared["Dimensions"]) == ("Fleetledger", [["service"]])
-    answer = handlers.handler({"whole": True}, Context())
+    answer = handlers.handler({"whole": True}, Context())["whole"]
     assert (answer["never_loaded"], answer["announced"]) == (2, 1)
     assert emf(capsys.readouterr().out)["ObjectsNeverLoaded"] == [2.0]
     assert len(deployed.received()) == 2
@@ -286,30 +288,104 @@ def test_nothing_found_is_emitted_as_zero(deployed: Bucket, capsys: pytest.Captu
     assert (metrics["ObjectsNeverLoaded"], metrics["OldestNeverLoadedSeconds"]) == ([0.0], [0.0])
 
 
-def test_a_whole_sweep_that_runs_out_of_time_goes_on_in_another_and_emits_the_sum(
-    deployed: Bucket, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def in_small_pages(deployed: Bucket, monkeypatch: pytest.MonkeyPatch) -> Bucket:
+    """Five objects of which none is loaded, in S3 that lists two at a time."""
     for n in range(5):
         deployed.put(f"year=2026/{n}.gz")
     time.sleep(0.05)
-    invoked: list[dict[str, Any]] = []
-
-    class Lambda:
-        def invoke(self, **request: Any) -> None:
-            assert request["FunctionName"] == "iot-telemetry-sweeper"
-            assert request["InvocationType"] == "Event"
-            invoked.append(json.loads(request["Payload"]))
-
-    clients = {"s3": SmallPages(deployed.s3), "sqs": deployed.sqs, "lambda": Lambda()}
+    clients = {"s3": SmallPages(deployed.s3), "sqs": deployed.sqs}
     monkeypatch.setattr(handlers, "_client", clients.__getitem__)
-    handlers.handler({"whole": True}, Context(1000))
-    assert len(invoked) == 1
-    assert '"_aws"' not in capsys.readouterr().out
-    handlers.handler(invoked[0], Context(1000))
-    handlers.handler(invoked[1], Context())
-    assert len(invoked) == 2
-    assert emf(capsys.readouterr().out)["ObjectsNeverLoaded"] == [5.0]
-    assert len(deployed.received()) == 5
+    return deployed
+
+
+LITTLE_MILLISECONDS = 30_000
+"""Enough to work in, and less than a whole sweep keeps back: it stops after each page."""
+
+
+def test_a_whole_sweep_that_runs_out_of_time_goes_on_in_the_next_run_and_emits_the_sum(
+    in_small_pages: Bucket, connection: psycopg.Connection, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = handlers.handler({"whole": True}, Context(LITTLE_MILLISECONDS))["whole"]
+    assert (first["listed"], first["after"]["key"]) == (2, "year=2026/1.gz")
+    assert '"_aws"' not in capsys.readouterr().out, "what is found by then is not all"
+    handlers._database.discard()  # a run in another environment
+    second = handlers.handler({"whole": False}, Context(LITTLE_MILLISECONDS))
+    assert (second["recent"]["listed"], second["whole"]["listed"]) == (0, 4)
+    assert emf(capsys.readouterr().out)["ObjectsNeverLoaded"] == [0.0], "of the last hours"
+    third = handlers.handler({"whole": True}, Context(LITTLE_MILLISECONDS))["whole"]
+    assert (third["listed"], third["never_loaded"], third["announced"], third["after"]) == (5, 5, 5, None)
+    metrics = emf(capsys.readouterr().out)
+    assert metrics["ObjectsNeverLoaded"] == [5.0]
+    assert 0 < metrics["OldestNeverLoadedSeconds"][0] < 300
+    assert len(in_small_pages.received()) == 5
+    assert connection.execute("SELECT count(*) FROM ingest.whole_sweep").fetchone() == (0,)
+    assert "whole" not in handlers.handler({}, Context()), "none is under way any more"
+
+
+def test_while_a_run_is_at_the_whole_sweep_no_other_touches_it(
+    in_small_pages: Bucket, database_dsn: str, connection: psycopg.Connection
+) -> None:
+    handlers.handler({"whole": True}, Context(LITTLE_MILLISECONDS))
+    before = connection.execute("SELECT * FROM ingest.whole_sweep").fetchall()
+    with psycopg.connect(database_dsn, autocommit=True) as another:
+        with progress.only_one(another) as ours:
+            assert ours
+            assert handlers.handler({"whole": True}, Context()) == {}
+            assert set(handlers.handler({}, Context())) == {"recent"}
+            assert connection.execute("SELECT * FROM ingest.whole_sweep").fetchall() == before
+        assert handlers.handler({}, Context())["whole"]["listed"] == 5
+
+
+def test_a_run_that_dies_leaves_the_whole_sweep_to_the_next(
+    in_small_pages: Bucket, database_dsn: str, connection: psycopg.Connection
+) -> None:
+    handlers.handler({"whole": True}, Context(LITTLE_MILLISECONDS))
+    with psycopg.connect(database_dsn, autocommit=True) as another, progress.only_one(another) as ours:
+        assert ours
+        connection.execute("SELECT pg_terminate_backend(%s, 5000)", (another.info.backend_pid,))
+        assert handlers.handler({}, Context())["whole"]["listed"] == 5
+        another.close()
+
+
+def test_sweeps_at_once_announce_each_object_once_and_end_with_one_sum(
+    in_small_pages: Bucket, connection: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each thread is an environment of Lambda's, with a connection of its own."""
+
+    def run(_: int) -> list[dict[str, Any]]:
+        return [handlers.handler({"whole": True}, Context(LITTLE_MILLISECONDS)) for _ in range(3)]
+
+    class PerThread:
+        """A KeptConnection for each thread."""
+
+        def __init__(self) -> None:
+            self._kept = threading.local()
+
+        def within(self, seconds: float) -> Any:
+            if not hasattr(self._kept, "database"):
+                self._kept.database = KeptConnection(application_name="sweeper", statement_timeout_seconds=60)
+                opened.append(self._kept.database)
+            return self._kept.database.within(seconds)
+
+    opened: list[KeptConnection] = []
+    original = handlers._database
+    monkeypatch.setattr(handlers, "_database", PerThread())
+    try:
+        with ThreadPoolExecutor(3) as pool:
+            answers = [answer for part in pool.map(run, range(3)) for answer in part]
+    finally:
+        monkeypatch.setattr(handlers, "_database", original)
+        for database in opened:
+            database.discard()
+    assert len(in_small_pages.received()) == 5
+    ended = [answer["whole"] for answer in answers if "whole" in answer and answer["whole"]["after"] is None]
+    assert ended, answers
+    assert ended[0]["listed"] == 5
+    # What follows is another sweep, of which all parts again list five.
+    left = connection.execute("SELECT listed FROM ingest.whole_sweep").fetchall()
+    assert all(sweep["listed"] == 5 for sweep in ended)
+    assert left in ([], [(2,)], [(4,)])
 
 
 def test_a_listing_without_versions_has_the_ledgers_empty_version(emulator: Emulator) -> None:

@@ -11,7 +11,7 @@ from aws_cdk.assertions import Template
 from infra.app import build
 from infra.settings import ENVIRONMENTS, Settings, load
 
-__all__ = ["ENVIRONMENTS", "Synthesised", "statements", "synthesised"]
+__all__ = ["ATTACHING", "ENVIRONMENTS", "Synthesised", "statements", "synthesised"]
 
 
 @dataclass(frozen=True)
@@ -81,16 +81,28 @@ def synthesised(environment: str, **overrides: str) -> Synthesised:
     return Synthesised(settings, stacks)
 
 
+ATTACHING = {
+    "ec2:CreateNetworkInterface",
+    "ec2:DescribeNetworkInterfaces",
+    "ec2:DescribeSubnets",
+    "ec2:DeleteNetworkInterface",
+    "ec2:AssignPrivateIpAddresses",
+    "ec2:UnassignPrivateIpAddresses",
+}
+"""What Lambda does with a function's role to stand it in a VPC; the function's own code is denied it."""
+
+
 def statements(template: Synthesised, role: str) -> dict[str, list[Any]]:
-    """What the role with this logical id may do: action -> resources. Conditions and denials are not looked at."""
+    """What the role with this logical id may do: action -> resources. Conditions and denials are not looked
+    at, and what attaches a function to its VPC is left out."""
     granted: dict[str, list[Any]] = {}
     for policy in template.of_type("AWS::IAM::Policy").values():
         if {"Ref": role} not in policy["Properties"]["Roles"]:
             continue
         for statement in policy["Properties"]["PolicyDocument"]["Statement"]:
-            if statement["Effect"] == "Deny":
-                continue
             actions = statement["Action"] if isinstance(statement["Action"], list) else [statement["Action"]]
+            if statement["Effect"] == "Deny" or set(actions) == ATTACHING:
+                continue
             for action in actions:
                 resources = statement["Resource"]
                 granted.setdefault(action, []).extend(resources if isinstance(resources, list) else [resources])

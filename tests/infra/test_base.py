@@ -16,7 +16,7 @@ def test_the_key_is_changed_every_year_and_outlives_what_it_encrypts(template: S
     [key] = template.of_type("AWS::KMS::Key").values()
     assert key["Properties"]["EnableKeyRotation"] is True
     kept = template.settings.retain_data
-    assert key["DeletionPolicy"] == ("Retain" if kept else "Delete")
+    assert key["DeletionPolicy"] == ("RetainExceptOnCreate" if kept else "Delete")
     assert key["Properties"]["PendingWindowInDays"] == (30 if kept else 7)
 
 

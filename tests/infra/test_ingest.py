@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from tests.infra.templates import ENVIRONMENTS, Synthesised, statements, synthesised
+from lambdas.shared.stamp import decode_stamps
+from tests.infra.templates import ATTACHING, ENVIRONMENTS, Synthesised, statements, synthesised
 
 THING = "${iot:Connection.Thing.ThingName}"
 
@@ -54,15 +55,19 @@ def test_a_device_may_connect_as_itself_and_publish_to_its_own_topics_only(templ
         ("iot:Publish", f"topic/{names.topic}/{THING}"),
         ("iot:Publish", f"topic/$aws/rules/{names.rule}/{names.topic}/{THING}"),
     }
-    [connect] = [s for s in policy["PolicyDocument"]["Statement"] if s["Action"] == "iot:Connect"]
-    assert connect["Condition"] == {"Bool": {"iot:Connection.Thing.IsAttached": "true"}}
+    for statement in policy["PolicyDocument"]["Statement"]:
+        assert statement["Condition"] == {"Bool": {"iot:Connection.Thing.IsAttached": "true"}}
     assert policy["PolicyName"] == names.device_policy
 
 
 def test_the_rule_stamps_what_a_device_must_not_forge(template: Synthesised) -> None:
     payload = template.only("AWS::IoT::TopicRule")["TopicRulePayload"]
     names = template.settings.names
-    assert payload["Sql"] == (f"SELECT *, topic(3) AS device_id, timestamp() AS received_at FROM '{names.topic}/+'")
+    secret = template.logical_id("AWS::SecretsManager::Secret", Name=names.stamp_secret)
+    reference = f"{{{{resolve:secretsmanager:<{secret}>:SecretString:stamp::}}}}"
+    assert text(payload["Sql"]) == (
+        f"SELECT *, topic(3) AS device_id, timestamp() AS received_at, '{reference}' AS stamp FROM '{names.topic}/+'"
+    )
     assert payload["AwsIotSqlVersion"] == "2016-03-23"
     assert payload["RuleDisabled"] is False
     [action] = payload["Actions"]
@@ -72,6 +77,20 @@ def test_the_rule_stamps_what_a_device_must_not_forge(template: Synthesised) -> 
         names.stream,
         f"<{template.logical_id('AWS::KinesisFirehose::DeliveryStream')}>",
     }
+
+
+def test_the_stamp_is_made_by_secrets_manager_and_can_stand_in_sql_as_it_is(template: Synthesised) -> None:
+    secret = template.only("AWS::SecretsManager::Secret", Name=template.settings.names.stamp_secret)
+    assert "SecretString" not in secret
+    made = secret["GenerateSecretString"]
+    assert made["GenerateStringKey"] == "stamp"
+    assert made["ExcludePunctuation"] is True
+    assert not made.get("IncludeSpace")
+    alphanumeric = "A" * made["PasswordLength"]
+    stamps = decode_stamps(json.dumps(json.loads(made["SecretStringTemplate"]) | {"stamp": alphanumeric}), "it")
+    assert stamps.valid == {alphanumeric}
+    assert made["PasswordLength"] >= 32
+    assert is_data_key(secret["KmsKeyId"])
 
 
 def test_the_rules_roles_may_put_records_and_send_errors_and_only_iot_takes_them_on(template: Synthesised) -> None:
@@ -243,9 +262,11 @@ def test_the_loader_may_read_raw_objects_its_queue_and_its_secret(template: Synt
     assert all(is_data_key(key) for key in granted["kms:Decrypt"])
     assert {text(resource) for resource in granted["s3:GetObject"]} == {f"<{bucket}>/year=*"}
     assert {text(resource) for resource in granted["sqs:DeleteMessage"]} == {f"<{queue}>"}
-    [secret] = granted["secretsmanager:GetSecretValue"]
+    stamp = template.logical_id("AWS::SecretsManager::Secret", Name=names.stamp_secret)
+    [secret, of_the_stamp] = granted["secretsmanager:GetSecretValue"]
     assert names.stack("database") in text(secret)
     assert "Loader" in text(secret)
+    assert of_the_stamp == {"Ref": stamp}
 
 
 def test_no_function_may_act_on_everything(template: Synthesised) -> None:
@@ -259,12 +280,37 @@ def test_no_function_may_act_on_everything(template: Synthesised) -> None:
             assert "*" not in resources
 
 
+def test_functions_in_the_vpc_are_attached_by_lambda_and_their_code_is_denied_it(template: Synthesised) -> None:
+    for name in (template.settings.names.loader, template.settings.names.rule_errors_loader):
+        properties = function(template, name)
+        attaching = [
+            statement
+            for policy in template.of_type("AWS::IAM::Policy").values()
+            if {"Ref": role_of(properties)} in policy["Properties"]["Roles"]
+            for statement in policy["Properties"]["PolicyDocument"]["Statement"]
+            if set(statement["Action"]) == ATTACHING
+        ]
+        if template.settings.database == "external":
+            assert "VpcConfig" not in properties
+            assert not attaching
+            continue
+        assert len(properties["VpcConfig"]["SubnetIds"]) == 2
+        [group] = properties["VpcConfig"]["SecurityGroupIds"]
+        assert "Functions" in text(group)
+        allowed, denied = sorted(attaching, key=lambda statement: str(statement["Effect"]))
+        assert denied["Effect"] == "Deny"
+        assert text(denied["Condition"]["ArnEquals"]["lambda:SourceFunctionArn"]).endswith(f":function:{name}")
+        assert allowed["Condition"] == {"StringEquals": {"aws:RequestedRegion": {"Ref": "AWS::Region"}}}
+
+
 def test_functions_know_secrets_by_arn_only(template: Synthesised) -> None:
     names = template.settings.names
     variables = function(template, names.loader)["Environment"]["Variables"]
     assert text(variables["DATABASE_SECRET_ARN"]).startswith("<")
+    assert variables["STAMP_SECRET_ARN"] == {"Ref": template.logical_id("AWS::SecretsManager::Secret")}
     assert set(variables) == {
         "DATABASE_SECRET_ARN",
+        "STAMP_SECRET_ARN",
         "BUCKET_NAME",
         "OBJECT_QUEUE_URL",
         "MAX_FUTURE_SECONDS",
@@ -272,16 +318,9 @@ def test_functions_know_secrets_by_arn_only(template: Synthesised) -> None:
         "POWERTOOLS_SERVICE_NAME",
         "POWERTOOLS_LOG_LEVEL",
     }
-    for body in template.stacks["database"]["Resources"].values():
-        assert body["Type"] == "AWS::SecretsManager::Secret"
+    for body in template.everywhere("AWS::SecretsManager::Secret").values():
         assert "SecretString" not in body["Properties"]
-        assert json.loads(body["Properties"]["GenerateSecretString"]["SecretStringTemplate"]).keys() == {
-            "host",
-            "port",
-            "dbname",
-            "username",
-            "ca",
-        }
+        assert body["Properties"]["GenerateSecretString"]["PasswordLength"] >= 32
 
 
 def test_every_function_has_a_log_group_with_a_retention(template: Synthesised) -> None:
@@ -302,11 +341,12 @@ def test_the_migrator_runs_before_the_new_loader_wherever_the_deployment_can_run
 
 
 def test_prod_keeps_its_data_and_dev_is_removable() -> None:
-    for environment, policy in {"prod": "Retain", "dev": "Delete"}.items():
+    for environment, policy in {"prod": "RetainExceptOnCreate", "dev": "Delete"}.items():
         template = synthesised(environment)
         [bucket] = template.of_type("AWS::S3::Bucket").values()
-        assert bucket["DeletionPolicy"] == bucket["UpdateReplacePolicy"] == policy
-        for secret in template.stacks["database"]["Resources"].values():
+        assert bucket["DeletionPolicy"] == policy
+        assert bucket["UpdateReplacePolicy"] == policy.removesuffix("ExceptOnCreate")
+        for secret in template.everywhere("AWS::SecretsManager::Secret").values():
             assert secret["DeletionPolicy"] == policy
 
 

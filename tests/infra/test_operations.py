@@ -1,11 +1,15 @@
 """The Operations stack of every environment: what runs when, and what it may do."""
 
 import json
+from typing import Any
 
 import pytest
 
 from tests.infra.templates import ENVIRONMENTS, Synthesised, statements, synthesised
 from tests.infra.test_ingest import function, role_of, text
+
+LOGS = {"logs:CreateLogStream", "logs:PutLogEvents"}
+SECRET = {"secretsmanager:GetSecretValue", "secretsmanager:DescribeSecret"}
 
 
 @pytest.fixture(params=ENVIRONMENTS)
@@ -13,51 +17,102 @@ def template(request: pytest.FixtureRequest) -> Synthesised:
     return synthesised(request.param).of("operations")
 
 
-def test_the_sweeper_may_list_raw_objects_announce_them_read_its_secret_and_go_on(template: Synthesised) -> None:
+def granted_to(template: Synthesised, name: str) -> dict[str, list[Any]]:
+    """What a function may do, beyond using the environment's key."""
+    role = role_of(function(template, name))
+    assert "ManagedPolicyArns" not in template.template["Resources"][role]["Properties"]
+    return {action: on for action, on in statements(template, role).items() if not action.startswith("kms:")}
+
+
+def test_the_sweeper_may_list_raw_objects_announce_them_and_read_its_secret(template: Synthesised) -> None:
     names = template.settings.names
-    role = role_of(function(template, names.sweeper))
-    granted = statements(template, role)
-    assert set(granted) == {
-        "s3:ListBucketVersions",
-        "sqs:SendMessage",
-        "lambda:InvokeFunction",
-        "secretsmanager:GetSecretValue",
-        "secretsmanager:DescribeSecret",
-        "logs:CreateLogStream",
-        "logs:PutLogEvents",
-    }
+    granted = granted_to(template, names.sweeper)
+    assert set(granted) == {"s3:ListBucketVersions", "sqs:SendMessage"} | SECRET | LOGS
     ingest = names.stack("ingest")
     [bucket] = granted["s3:ListBucketVersions"]
     [queue] = granted["sqs:SendMessage"]
-    [itself] = granted["lambda:InvokeFunction"]
     [secret] = granted["secretsmanager:GetSecretValue"]
     assert ingest in text(bucket)
     assert "Raw" in text(bucket)
     assert ingest in text(queue)
     assert "ObjectsQueue" in text(queue)
-    assert text(itself).endswith(f":function:{names.sweeper}")
     assert names.stack("database") in text(secret)
     assert "Loader" in text(secret)
     policies = json.dumps(list(template.of_type("AWS::IAM::Policy").values()))
     assert '"Condition": {"StringLike": {"s3:prefix": "year=*"}}' in policies
-    assert "ManagedPolicyArns" not in template.template["Resources"][role]["Properties"]
 
 
-def test_it_sweeps_the_last_hours_every_few_minutes_and_everything_once_a_day(template: Synthesised) -> None:
-    sweeper = template.logical_id("AWS::Lambda::Function", FunctionName=template.settings.names.sweeper)
-    schedules = {}
-    for rule in template.of_type("AWS::Events::Rule").values():
-        [target] = rule["Properties"]["Targets"]
-        assert target["Arn"] == {"Fn::GetAtt": [sweeper, "Arn"]}
-        assert rule["Properties"]["State"] == "ENABLED"
-        schedules[json.loads(target["Input"])["whole"]] = rule["Properties"]["ScheduleExpression"]
-    assert schedules == {
-        False: f"rate({template.settings.sweep_interval_minutes} minutes)",
-        True: "cron(17 3 * * ? *)",
-    }
+def test_the_watch_may_read_its_secret_and_the_probe_may_ask_for_the_endpoint(template: Synthesised) -> None:
+    names = template.settings.names
+    granted = granted_to(template, names.watch)
+    assert set(granted) == SECRET | LOGS
+    [secret] = granted["secretsmanager:GetSecretValue"]
+    assert names.stack("database") in text(secret)
+    assert "Loader" in text(secret)
+    if template.settings.probe_iot:
+        granted = granted_to(template, names.probe)
+        assert set(granted) == {"iot:DescribeEndpoint"} | LOGS
+        assert granted["iot:DescribeEndpoint"] == ["*"], "it has no resources"
+
+
+def test_nothing_may_invoke_a_function_but_its_schedule(template: Synthesised) -> None:
+    assert "lambda:InvokeFunction" not in json.dumps(list(template.of_type("AWS::IAM::Policy").values()))
     permitted = [body["Properties"] for body in template.of_type("AWS::Lambda::Permission").values()]
     assert {permission["Principal"] for permission in permitted} == {"events.amazonaws.com"}
     assert all("SourceArn" in permission for permission in permitted)
+
+
+def test_everything_runs_when_it_should(template: Synthesised) -> None:
+    settings = template.settings
+    names = {
+        template.logical_id("AWS::Lambda::Function", FunctionName=properties["FunctionName"]): properties[
+            "FunctionName"
+        ]
+        for properties in (body["Properties"] for body in template.of_type("AWS::Lambda::Function").values())
+    }
+    schedules = {}
+    for rule in template.of_type("AWS::Events::Rule").values():
+        [target] = rule["Properties"]["Targets"]
+        assert rule["Properties"]["State"] == "ENABLED"
+        assert target["RetryPolicy"]["MaximumRetryAttempts"] == 0
+        of = names[target["Arn"]["Fn::GetAtt"][0]], json.loads(target["Input"]).get("whole")
+        schedules[of] = rule["Properties"]["ScheduleExpression"]
+    expected = {
+        (settings.names.sweeper, False): f"rate({settings.sweep_interval_minutes} minutes)",
+        (settings.names.sweeper, True): "cron(17 3 * * ? *)",
+        (settings.names.watch, None): "rate(1 minute)",
+    }
+    if settings.probe_iot:
+        expected[settings.names.probe, None] = "rate(1 minute)"
+    assert schedules == expected
+
+
+def test_what_talks_to_the_database_stands_beside_it_and_the_probe_outside(template: Synthesised) -> None:
+    names = template.settings.names
+    for name in (names.sweeper, names.watch):
+        assert ("VpcConfig" in function(template, name)) == (template.settings.database == "self_hosted"), name
+    probes = [
+        body["Properties"]
+        for body in template.of_type("AWS::Lambda::Function").values()
+        if body["Properties"]["FunctionName"] == names.probe
+    ]
+    assert len(probes) == (template.settings.environment != "local")
+    assert all("VpcConfig" not in probe for probe in probes)
+
+
+def test_a_run_of_the_watch_or_the_probe_is_over_before_the_next(template: Synthesised) -> None:
+    names = template.settings.names
+    for properties in (body["Properties"] for body in template.of_type("AWS::Lambda::Function").values()):
+        assert properties["FunctionName"] == names.sweeper or properties["Timeout"] < 60
+        assert "ReservedConcurrentExecutions" not in properties
+
+
+def test_the_watch_knows_what_it_needs(template: Synthesised) -> None:
+    settings = template.settings
+    variables = function(template, settings.names.watch)["Environment"]["Variables"]
+    assert variables["OFFLINE_AFTER_MINUTES"] == str(settings.offline_after_minutes)
+    assert variables["RETENTION_DAYS"] == str(settings.retention_days)
+    assert text(variables["DATABASE_SECRET_ARN"]).startswith("<")
 
 
 def test_the_sweeper_knows_what_it_needs(template: Synthesised) -> None:
@@ -76,7 +131,10 @@ def test_a_run_looks_back_beyond_the_grace_time_of_the_run_before() -> None:
         assert settings.sweep_lookback_hours * 60 > settings.sweep_grace_minutes + 2 * settings.sweep_interval_minutes
 
 
-def test_the_sweepers_log_is_kept_for_a_while_only(template: Synthesised) -> None:
-    [group] = template.of_type("AWS::Logs::LogGroup").values()
-    assert group["Properties"]["LogGroupName"] == f"/aws/lambda/{template.settings.names.sweeper}"
-    assert group["Properties"]["RetentionInDays"] == template.settings.log_retention_days
+def test_logs_are_kept_for_a_while_only(template: Synthesised) -> None:
+    groups = [body["Properties"] for body in template.of_type("AWS::Logs::LogGroup").values()]
+    functions = [body["Properties"] for body in template.of_type("AWS::Lambda::Function").values()]
+    assert {group["LogGroupName"] for group in groups} == {
+        f"/aws/lambda/{properties['FunctionName']}" for properties in functions
+    }
+    assert {group["RetentionInDays"] for group in groups} == {template.settings.log_retention_days}

@@ -12,6 +12,7 @@ from moto import mock_aws
 
 from lambdas.processor import handler as processor
 from lambdas.processor.raw_object import ObjectVersion, UnreadableObjectError
+from lambdas.rule_errors import handler as rule_errors
 from lambdas.rule_errors.handler import quarantined
 from lambdas.shared import retry
 from lambdas.shared.database import DatabaseSecret, DatabaseSecretError, decode_secret, read_secret
@@ -88,6 +89,46 @@ def test_a_database_out_of_reach_fails_only_the_messages_that_need_it(
     [record] = caplog.records
     assert vars(record)["fault"] == "OperationalError"
     assert "hunter2" not in str(vars(record))
+
+
+def test_each_connect_that_failed_is_counted_and_nothing_else_is(
+    queue_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    processor.handler({"Records": receive(queue_url, OBJECT, OBJECT, TEST_EVENT, "nonsense")}, Context())
+    assert emitted(capsys) == {"DatabaseUnreachable": [2.0], "MessagesFailed": [3.0]}
+    processor.handler({"Records": receive(queue_url, TEST_EVENT)}, Context())
+    assert emitted(capsys) == {"DatabaseUnreachable": [0.0]}
+
+
+def emitted(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    """The metrics of the one document that was written."""
+    [document] = [json.loads(line) for line in capsys.readouterr().out.splitlines() if '"_aws"' in line]
+    [directive] = document["_aws"]["CloudWatchMetrics"]
+    return {metric["Name"]: document[metric["Name"]] for metric in directive["Metrics"]}
+
+
+def test_a_rule_error_that_cannot_be_stored_comes_back(
+    queue_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("RULE_ERROR_QUEUE_URL", queue_url)
+    monkeypatch.setattr(retry, "delay_seconds", lambda _: 0)
+    [message] = receive(queue_url, "a rule error")
+    response = rule_errors.handler({"Records": [message]}, Context())
+    assert response == {"batchItemFailures": [{"itemIdentifier": message["messageId"]}]}
+    assert vars(caplog.records[0])["fault"] == "OperationalError"
+    assert len(boto3.client("sqs").receive_message(QueueUrl=queue_url)["Messages"]) == 1
+
+
+def test_a_batch_whose_time_is_up_connects_to_nothing(queue_url: str, caplog: pytest.LogCaptureFixture) -> None:
+    class NoTime(Context):
+        def get_remaining_time_in_millis(self) -> int:
+            return 6000
+
+    for handler in (processor.handler, rule_errors.handler):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("RULE_ERROR_QUEUE_URL", queue_url)
+            assert len(handler({"Records": receive(queue_url, OBJECT)}, NoTime())["batchItemFailures"]) == 1
+        assert vars(caplog.records[-1])["fault"] == "TimeoutError"
 
 
 def test_a_message_that_is_no_s3_event_fails_alone(queue_url: str) -> None:

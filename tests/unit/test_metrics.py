@@ -30,21 +30,32 @@ def named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_became_of_objects_is_counted(capsys: pytest.CaptureFixture[str]) -> None:
     loaded = Outcome("loaded", 1, None, 10, 7, 2, 1, 40, NOW - timedelta(seconds=3), NOW - timedelta(seconds=1))
+    loaded.out_of_range = 4
     metrics.count(loaded, NOW)
     metrics.count(Outcome("rejected", 2, "gzip_corrupt", milliseconds=5), NOW)
     metrics.count(Outcome("already_loaded"), NOW)
-    metrics.count_failure()
+    metrics.count_batch(failed=2, unreachable=1)
     assert written(capsys) == {
         "ObjectsLoaded": [1, 0],
         "ObjectsRejected": [0, 1],
         "ObjectsAlreadyLoaded": [1],
-        "MessagesFailed": [1],
+        "MessagesFailed": [2],
+        "DatabaseUnreachable": [1],
         "Rows": [7, 0],
         "Duplicates": [2, 0],
         "Quarantined": [1, 0],
+        "ReadingsChecked": [9, 0],
+        "ReadingsOutOfRange": [4, 0],
         "LoadMilliseconds": [40, 5],
         "EndToEndSeconds": [3.0],
     }
+
+
+def test_a_batch_says_that_the_database_was_there_even_if_nothing_was_loaded(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    metrics.count_batch(failed=0, unreachable=0)
+    assert written(capsys) == {"DatabaseUnreachable": [0]}
 
 
 def test_nothing_counted_writes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
