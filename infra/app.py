@@ -1,10 +1,13 @@
 """Puts the stacks of one environment together."""
 
-from aws_cdk import App, Environment, Tags
+from aws_cdk import App, Environment, ReferenceStrength, Stack, Tags
 
 from infra.base import BaseStack
 from infra.database import DatabaseStack
+from infra.deployer import DeployerStack
 from infra.ingest import IngestStack
+from infra.monitoring import MonitoringStack
+from infra.network import NetworkStack
 from infra.operations import OperationsStack
 from infra.replica import ReplicaStack
 from infra.settings import Settings
@@ -22,22 +25,38 @@ def build(app: App, settings: Settings) -> None:
         description="Fleetledger: the key under which data rests, and who reached for it",
         termination_protection=settings.retain_data,
     )
-    network = None
+    network = (
+        NetworkStack(
+            app,
+            names.stack("network"),
+            settings=settings,
+            key=base.key,
+            env=environment,
+            description="Fleetledger: where functions and database meet, with no way to the internet",
+            termination_protection=settings.retain_data,
+        )
+        if settings.database == "self_hosted"
+        else None
+    )
     database = DatabaseStack(
         app,
         names.stack("database"),
         settings=settings,
+        network=network,
+        key=base.key,
+        access_logs=base.access_logs,
         env=environment,
         description="Fleetledger: who the functions are to TimescaleDB",
         termination_protection=settings.retain_data,
     )
+    functions = network.functions if network else None
     ingest = IngestStack(
         app,
         names.stack("ingest"),
         settings=settings,
         admin_secret=database.admin_secret,
         loader_secret=database.loader_secret,
-        network=network,
+        network=functions,
         key=base.key,
         access_logs=base.access_logs,
         env=environment,
@@ -51,10 +70,22 @@ def build(app: App, settings: Settings) -> None:
         bucket=ingest.bucket,
         object_queue=ingest.object_queue,
         loader_secret=database.loader_secret,
-        network=network,
+        network=functions,
         key=base.key,
         env=environment,
         description="Fleetledger: scheduled work",
+        termination_protection=settings.retain_data,
+    )
+    MonitoringStack(
+        app,
+        names.stack("monitoring"),
+        settings=settings,
+        key=base.key,
+        database_instance_id=_weakly(database.server.instance.ref)
+        if database.server and database.server.instance
+        else None,
+        env=environment,
+        description="Fleetledger: alarms, whom they tell, dashboard, budget",
         termination_protection=settings.retain_data,
     )
     if settings.replica_region:
@@ -66,5 +97,19 @@ def build(app: App, settings: Settings) -> None:
             description="Fleetledger: a second copy of the raw objects",
             termination_protection=settings.retain_data,
         )
+    if settings.github_repository:
+        DeployerStack(
+            app,
+            names.stack("deployer"),
+            settings=settings,
+            env=environment,
+            description="Fleetledger: who may deploy this environment from GitHub",
+            termination_protection=settings.retain_data,
+        )
     Tags.of(app).add("project", "fleetledger")
     Tags.of(app).add("environment", settings.environment)
+
+
+def _weakly(reference: str) -> str:
+    """A reference that does not keep the other stack from replacing what it refers to."""
+    return Stack.consume_reference(reference, ReferenceStrength.WEAK)
