@@ -170,6 +170,7 @@ def _add_rooms() -> None:
     """The commands that live beside the code they are about."""
     from bench.cli import app as bench_app
     from certs.cli import app as certs_app
+    from ops.cost.cli import cost
     from ops.quarantine.cli import app as quarantine_app
     from ops.replay.cli import rebuild, replay
     from simulator.cli import simulate
@@ -178,6 +179,7 @@ def _add_rooms() -> None:
     app.add_typer(certs_app, name="certs", help="Device identities: issue, register, list, check, unregister.")
     app.add_typer(quarantine_app, name="quarantine", help="What was refused: list, show, redrive, discard.")
     app.command()(simulate)
+    app.command()(cost)
     app.command()(replay)
     app.command()(rebuild)
 

@@ -1,0 +1,1 @@
+"""What an environment costs: usage read from its template and settings, priced from a dated file."""
