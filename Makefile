@@ -1,6 +1,6 @@
 # The two commands are `make demo` and `make test`; each sets up what it needs from a fresh checkout.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench up down lock
+.PHONY: help setup demo test lint bench up down lock docs snapshots
 
 PYTHON ?= python3
 VENV := .venv
@@ -31,6 +31,12 @@ up: setup ## Start the local environment
 
 down: setup ## Stop it
 	@$(BIN)/fleet down
+
+docs: setup ## Write the generated parts of docs/ again
+	@$(BIN)/python -m ops.documents
+
+snapshots: setup ## Record prod's templates again, to look at what changed with git diff
+	@$(BIN)/python -m tests.infra.snapshots
 
 lock: setup ## Resolve the locks again from requirements/*.in
 	@./requirements/lock.sh $(BIN)/uv
