@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -14,6 +15,8 @@ import psutil
 import pytest
 
 from certs.store import DeviceIdentity, IdentityStore
+from infra.settings import load
+from local import emulator as emulators
 from local import stack
 from local.state import StateFile
 from ops.aws import session_for
@@ -25,6 +28,7 @@ from simulator.engine import run
 
 pytestmark = pytest.mark.e2e
 FLEET = Path(sys.executable).parent / "fleet"
+CDK = ROOT / "node_modules" / ".bin" / "cdk"
 
 
 def fleet(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -77,6 +81,26 @@ class TestRunning:
         done = fleet("up")
         assert done.returncode == 0, done.stderr
         assert StateFile(LOCAL).read() == before
+
+    def test_every_stack_is_deployed_and_an_unchanged_checkout_makes_no_difference(self) -> None:
+        emulator = stack.running_emulator()
+        names = load("local").names
+        stacks = session_for("local").client("cloudformation").describe_stacks()["Stacks"]
+        deployed = {found["StackName"] for found in stacks if found["StackStatus"] == "CREATE_COMPLETE"}
+        layers = ("base", "database", "ingest", "operations", "monitoring")
+        assert deployed >= {names.stack(layer) for layer in layers}
+        settings = ("-c", "env=local", "-c", f"account={emulators.ACCOUNT}", "-c", f"region={emulators.REGION}")
+        done = subprocess.run(
+            [CDK, "diff", "--fail", "--no-color", *settings, "--app", f"{shlex.quote(sys.executable)} app.py"],
+            cwd=ROOT,
+            env=emulators.environment(emulator),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=240,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "Number of stacks with differences: 0" in done.stdout + done.stderr
 
     def test_status_names_every_part_and_its_log(self) -> None:
         done = fleet("status")
