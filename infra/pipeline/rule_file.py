@@ -2,12 +2,12 @@
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ops.errors import UserError
+from ops.paths import ROOT
 
-_FOLDER = Path(__file__).resolve().parent.parent / "iot_rules"
+_FOLDER = ROOT / "iot_rules"
 _TOPIC = "iot/telemetry"
 _STAMP = "'STAMP'"
 
