@@ -49,6 +49,18 @@ def build(app: App, settings: Settings) -> None:
         description="Fleetledger: who the functions are to TimescaleDB",
         termination_protection=settings.retain_data,
     )
+    replica = (
+        ReplicaStack(
+            app,
+            names.stack("replica"),
+            settings=settings,
+            env=Environment(account=settings.account, region=settings.replica_region),
+            description="Fleetledger: a second copy of the raw objects",
+            termination_protection=settings.retain_data,
+        )
+        if settings.replica_region
+        else None
+    )
     functions = network.functions if network else None
     ingest = IngestStack(
         app,
@@ -63,6 +75,9 @@ def build(app: App, settings: Settings) -> None:
         description="Fleetledger: device, rule, Firehose, S3, loader",
         termination_protection=settings.retain_data,
     )
+    if replica:
+        # S3 takes a replication only to a bucket that is there, and nothing in the templates refers to it.
+        ingest.add_dependency(replica, "its bucket is where raw objects are copied to")
     OperationsStack(
         app,
         names.stack("operations"),
@@ -88,15 +103,6 @@ def build(app: App, settings: Settings) -> None:
         description="Fleetledger: alarms, whom they tell, dashboard, budget",
         termination_protection=settings.retain_data,
     )
-    if settings.replica_region:
-        ReplicaStack(
-            app,
-            names.stack("replica"),
-            settings=settings,
-            env=Environment(account=settings.account, region=settings.replica_region),
-            description="Fleetledger: a second copy of the raw objects",
-            termination_protection=settings.retain_data,
-        )
     if settings.github_repository:
         DeployerStack(
             app,

@@ -20,6 +20,8 @@ from infra.alarms.rows import latency_threshold_seconds
 from infra.settings import Settings
 
 _WIDTH = 24
+_BROKER = ("Connect.Success", "Connect.AuthError", "Connect.ServerError", "PublishIn.Success", "PublishIn.ServerError")
+_READINGS = ("Rows", "ReadingsChecked", "ReadingsOutOfRange", "Duplicates", "Quarantined")
 _SLO_LATENCY_SECONDS = 5
 _SLO_LOSS_PARTS_PER_MILLION = 100
 _SLO_OFFLINE_PERCENT = 0.5
@@ -97,7 +99,7 @@ def _segments(settings: Settings, metrics: Metrics, instance_id: str | None) -> 
             *([_Chart("Handshake with IoT Core (ms)", [handshake])] if settings.probe_iot else []),
             _Chart(
                 "Broker (account)",
-                [metrics.broker(name) for name in ("Connect.Success", "Connect.AuthError", "PublishIn.Success")],
+                [metrics.broker(name) for name in _BROKER],
             ),
         ],
         "Rule": [
@@ -140,7 +142,7 @@ def _segments(settings: Settings, metrics: Metrics, instance_id: str | None) -> 
             ),
             _Chart(
                 "Readings",
-                [metrics.loader(name) for name in ("Rows", "Duplicates", "Quarantined", "ReadingsOutOfRange")],
+                [metrics.loader(name) for name in _READINGS],
             ),
             _Chart("Time per object (ms)", [metrics.loader("LoadMilliseconds", "p95")]),
             _Chart(

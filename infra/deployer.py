@@ -28,6 +28,7 @@ class DeployerStack(Stack):
     def __init__(self, scope: Construct, construct_id: str, *, settings: Settings, **kwargs: Any) -> None:
         super().__init__(scope, construct_id, **kwargs)
         repository, name = settings.github_repository, settings.environment
+        self._regions = [Aws.REGION, *([settings.replica_region] if settings.replica_region else [])]
         deploy = self._role(
             "Deploy",
             subjects=[f"repo:{repository}:environment:{name}"],
@@ -65,7 +66,8 @@ class DeployerStack(Stack):
             description=description,
         )
         arns = [
-            f"arn:{Aws.PARTITION}:iam::{Aws.ACCOUNT_ID}:role/cdk-{_QUALIFIER}-{name}-{Aws.ACCOUNT_ID}-{Aws.REGION}"
+            f"arn:{Aws.PARTITION}:iam::{Aws.ACCOUNT_ID}:role/cdk-{_QUALIFIER}-{name}-{Aws.ACCOUNT_ID}-{region}"
+            for region in self._regions
             for name in bootstrap_roles
         ]
         role.add_to_policy(iam.PolicyStatement(actions=["sts:AssumeRole"], resources=arns))

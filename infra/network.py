@@ -68,11 +68,12 @@ class NetworkStack(Stack):
 
     @property
     def availability_zones(self) -> list[str]:
-        """The region's first two zones, as CloudFormation names them when it deploys.
+        """Two of the region's zones, as CloudFormation names them when it deploys.
 
         CDK's own answer would be a lookup in the account, which needs credentials, wherever account and region are given.
         """
-        return [Fn.select(zone, Fn.get_azs()) for zone in range(2)]
+        first = self._settings.first_zone
+        return [Fn.select(zone, Fn.get_azs()) for zone in (first, first + 1)]
 
     def _vpc(self) -> ec2.Vpc:
         tiers = [

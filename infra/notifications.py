@@ -1,4 +1,7 @@
-"""Whom alarms tell: a topic per severity, with the pager behind P0 and P1, and e-mail and chat behind P2 and P3."""
+"""Whom alarms tell: a topic per severity, with the pager behind P0 and P1, and e-mail and chat behind P2 and P3.
+
+Where there is no pager, e-mail and chat are behind all four: the worst is not to be what nobody hears.
+"""
 
 from collections.abc import Mapping
 
@@ -35,6 +38,7 @@ class Notifications(Construct):
         super().__init__(scope, construct_id)
         self._settings, self._key = settings, key
         self.topics: Mapping[SeverityName, sns.Topic] = {name: self._topic(name) for name in SEVERITIES}
+        self._told: tuple[SeverityName, ...] = _TOLD if settings.pager_secret else (*_PAGED, *_TOLD)
         if settings.pager_secret:
             self._page(settings.pager_secret)
         elif settings.environment == "prod":
@@ -43,7 +47,7 @@ class Notifications(Construct):
                 "nobody is paged: P0 and P1 alarms of prod reach no pager; set pager_secret (docs/runbook.md, Paging)",
             )
         if settings.alert_email:
-            for name in _TOLD:
+            for name in self._told:
                 self._subscribe(name, "Email", "email", settings.alert_email)
         if settings.slack_workspace_id and settings.slack_channel_id:
             self._chat(settings.slack_workspace_id, settings.slack_channel_id)
@@ -135,7 +139,7 @@ class Notifications(Construct):
             iam_role_arn=role.role_arn,
             # Nobody in the channel may ever do more, whatever role they bring.
             guardrail_policies=[charts.managed_policy_arn],
-            sns_topic_arns=[self.topics[name].topic_arn for name in _TOLD],
+            sns_topic_arns=[self.topics[name].topic_arn for name in self._told],
             logging_level="ERROR",
         )
         acknowledge(

@@ -77,9 +77,9 @@ def replicate(bucket: s3.Bucket, name: str, key: kms.IKey, settings: Settings) -
     role = iam.Role(
         stack,
         "ReplicationRole",
-        assumed_by=iam.ServicePrincipal(
-            "s3.amazonaws.com", conditions={"StringEquals": {"aws:SourceAccount": Aws.ACCOUNT_ID}}
-        ),
+        # Without a condition, as the manual has it: it names none that S3 fulfils when it replicates, and objects that
+        # are not copied fail in silence. https://docs.aws.amazon.com/AmazonS3/latest/userguide/setting-repl-config-perm-overview.html
+        assumed_by=iam.ServicePrincipal("s3.amazonaws.com"),
         description="What S3 may do to copy raw objects to another region",
     )
     keys_there = stack.format_arn(

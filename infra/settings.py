@@ -24,6 +24,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     # Where the database is: on an instance of ours in a network of ours, or anywhere else that a secret names.
     database: Literal["self_hosted", "external"] = "self_hosted"
     vpc_cidr: Annotated[str, Meta(pattern=r"^\d{1,3}(\.\d{1,3}){3}/(1[6-9]|2[0-4])$")] = "10.42.0.0/16"
+    first_zone: Annotated[int, Meta(ge=0, le=4)] = 0
+    """Which of the region's zones, counted from 0, is the first of the two; the database stands in it. Not every zone has
+    every instance type (docs/database.md). Settled by the first deployment: another zone needs other subnets."""
     endpoint_zones: Annotated[int, Meta(ge=1, le=2)] = 1
     """Zones in which interface endpoints stand; each costs by the hour, and one serves both zones while it lives."""
     s3_prefix_list: Annotated[str, Meta(pattern=r"^pl-[0-9a-f]+$")] | None = None
@@ -80,6 +83,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     # What watches, and whom it tells.
     alarms: Literal["full", "plain"] = "full"
     """`plain` leaves out composite alarms and metric math, which the emulator does not take."""
+    devices_always_send: bool = True
+    """False where devices come and go, such as simulated ones: that nothing arrives is then rest, and told to nobody."""
     offline_after_minutes: Annotated[int, Meta(ge=1, le=1440)] = 10
     """A device without a reading for so long counts as offline."""
     probe_iot: bool = True
@@ -87,10 +92,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     pager_secret: Annotated[str, Meta(min_length=1)] | None = None
     """Secrets Manager secret whose member `url` is the pager's HTTPS endpoint (it carries a key), for P0 and P1."""
     alert_email: Annotated[str, Meta(pattern=r"^[^@\s]+@[^@\s]+$")] | None = None
-    """For P2 and P3."""
+    """For P2 and P3, and for P0 and P1 too where there is no pager."""
     slack_workspace_id: Annotated[str, Meta(pattern=r"^T[0-9A-Z]+$")] | None = None
     slack_channel_id: Annotated[str, Meta(pattern=r"^C[0-9A-Z]+$")] | None = None
-    """For P2 and P3, by Amazon Q Developer in chat applications; both or neither."""
+    """As `alert_email`, by Amazon Q Developer in chat applications; both or neither."""
     budget_dollars_per_month: Annotated[int, Meta(ge=1)] | None = None
     alarm_owner: Annotated[str, Meta(min_length=1)] = "IoT Platform Team"
     runbook_url: Annotated[str, Meta(pattern=r"^https://\S+$")] | None = None
@@ -142,6 +147,7 @@ _DIFFERENCES: dict[str, dict[str, Any]] = {
         "retain_data": False,
         "expire_after_days": 90,
         "retention_days": 90,
+        "devices_always_send": False,
         "devices": 50,
         "readings_per_second": 10,
         "budget_dollars_per_month": 150,
@@ -151,6 +157,7 @@ _DIFFERENCES: dict[str, dict[str, Any]] = {
         "database_instance_type": "m7g.large",
         "database_volume_gib": 100,
         "backup_retention_days": 14,
+        "devices_always_send": False,
         "devices": 200,
         "readings_per_second": 100,
         "budget_dollars_per_month": 300,

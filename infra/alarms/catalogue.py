@@ -6,6 +6,10 @@ from infra.alarms.model import Alarm
 from infra.alarms.rows import rows
 from infra.settings import Settings
 
+_OF_THE_PROBE = ("iot-unreachable", "probe-silent")
+_OF_SILENCE = ("no-messages", "devices-offline", "device-offline")
+"""They would be in alarm whenever nobody simulates devices, and keep the alarms quiet that are about faults."""
+
 
 def catalogue(settings: Settings, *, database_instance_id: str | None) -> tuple[Alarm, ...]:
     """The alarms that an environment has; those of the instance need one of ours to be there.
@@ -26,7 +30,8 @@ def catalogue(settings: Settings, *, database_instance_id: str | None) -> tuple[
         *upkeep.schedules(settings, metrics),
         *(upkeep.rotation(metrics) if settings.rotate_passwords_days else ()),
     )
-    absent = set() if settings.probe_iot else {"iot-unreachable", "probe-silent"}
+    absent = set() if settings.probe_iot else set(_OF_THE_PROBE)
+    absent |= set() if settings.devices_always_send else set(_OF_SILENCE)
     return tuple(alarm for alarm in alarms if alarm.key not in absent and (alarm.plain or settings.alarms == "full"))
 
 

@@ -60,7 +60,7 @@ def rows(settings: Settings, metrics: Metrics) -> tuple[Alarm, ...]:
             severity="P3",
             title="A device is offline for an hour",
             means="At least one known device has sent nothing for more than an hour.",
-            act="Find it in Grafana; check its power, network and certificate.",
+            act="Find it in the database (docs/runbook.md); check its power, network and certificate; retire one that is gone.",
             measure=metrics.watch("DevicesOfflineOverAnHour"),
             comparison=">",
             threshold=0,

@@ -13,9 +13,12 @@ _WHERE: dict[str, dict[str, Any]] = {
     "own database": {"database": "external"},
     "not local": {"alarms": "plain"},
     "with the probe": {"probe_iot": False},
+    "devices always send": {"devices_always_send": False},
     "passwords rotate": {"rotate_passwords_days": None},
 }
 """What takes an alarm away when a setting of dev is changed, and what that is called in the table."""
+_EVERY_ALARM: dict[str, Any] = {"devices_always_send": True}
+"""What dev lacks of an environment that has every alarm."""
 
 
 def table() -> str:
@@ -31,7 +34,7 @@ def table() -> str:
 
 
 def _of_dev(**changes: Any) -> tuple[Alarm, ...]:
-    settings = msgspec.structs.replace(load("dev"), **changes)
+    settings = msgspec.structs.replace(load("dev"), **(_EVERY_ALARM | changes))
     return catalogue(settings, database_instance_id="i" if settings.database == "self_hosted" else None)
 
 

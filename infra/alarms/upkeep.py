@@ -147,7 +147,7 @@ def instance(settings: Settings, metrics: Metrics, instance_id: str) -> tuple[Al
             severity="P2",
             title="The database's CPU is busy",
             means="More than 90 % for 15 minutes; loading and queries slow down.",
-            act="See the slowest queries (pg_stat_statements); take a larger instance.",
+            act="See which queries run long (pg_stat_activity), and whether a backup or a replay runs; take a larger instance.",
             measure=metrics.instance(instance_id, "CPUUtilization", "Average", 300),
             comparison=">",
             threshold=90,

@@ -1,7 +1,7 @@
 """A Lambda function with a role of its own that may write its own log group and nothing else."""
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 from aws_cdk import ArnFormat, Aws, Duration, Stack
 from aws_cdk import aws_iam as iam
@@ -29,6 +29,13 @@ _WHY_NO_DEAD_LETTERS: dict[Invoker, str] = {
     "deployment": "Invoked synchronously: its failure fails the deployment.",
     "secrets manager": "Secrets Manager tries a rotation again by itself, and a rotation that fails raises an alarm.",
 }
+_ONE_AT_A_TIME: dict[Invoker, dict[str, Any]] = {
+    "schedule": {"retry_attempts": 0, "max_event_age": Duration.minutes(5)}
+}
+"""Lambda would run a failed event twice more, beside the runs that come after it, and keep what it cannot run for hours.
+
+https://docs.aws.amazon.com/lambda/latest/dg/invocation-async-error-handling.html
+"""
 
 
 class Function(Construct):
@@ -88,6 +95,7 @@ class Function(Construct):
             security_groups=[network.security_group] if network else None,
             timeout=timeout,
             memory_size=memory_mib,
+            **_ONE_AT_A_TIME.get(invoked_by, {}),
             environment={
                 "POWERTOOLS_SERVICE_NAME": name,
                 "POWERTOOLS_LOG_LEVEL": "INFO",

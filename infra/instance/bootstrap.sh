@@ -13,6 +13,7 @@ provide_database() {
   renew_certificate
   write_configuration
   write_units
+  own_files
   provide_cluster
   start_server
   prepare_database

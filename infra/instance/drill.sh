@@ -58,6 +58,7 @@ restore_cluster "$scratch" "${upto[@]}" --target-action=promote \
 # Small, silent, and without the jobs of the database that it is a copy of.
 recover "$scratch" -c archive_mode=off -c shared_buffers=128MB -c timescaledb.max_background_workers=0 ||
   die "the restored database did not reach ${target:-where the archive ended}"
+SOCKET_FOLDER=$scratch update_extension
 rto=$((SECONDS - started))
 
 # Counting reads every page of both tables, and with it every checksum.

@@ -47,6 +47,7 @@ restore_cluster "$DATA_FOLDER" "${upto[@]}" || put_back "pgBackRest could not re
 recover "$DATA_FOLDER" || put_back "the restored database did not reach ${target:-the end of the archive}"
 stop_recovered "$DATA_FOLDER"
 start_server
+update_extension
 # Passwords of that time may have been changed since.
 set_password "$ADMIN_SECRET_ARN"
 set_password "$LOADER_SECRET_ARN"

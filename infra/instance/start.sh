@@ -69,14 +69,15 @@ aws_request() {
   quiet_curl --aws-sigv4 "aws:amz:$AWS_REGION:$service" "$@" <<<"$credentials"
 }
 
-# s3_get BUCKET KEY FILE. Keys hold letters, digits, '.', '_', '-' and '/', so that nothing needs escaping.
+# s3_get BUCKET KEY FILE [curl-arguments...]. Keys hold letters, digits, '.', '_', '-' and '/', so that nothing needs escaping.
 s3_get() {
   # S3 wants the sum of the body, here an empty one, and curl before 8.1 does not say it by itself.
   # https://docs.aws.amazon.com/AmazonS3/latest/API/sig-v4-header-based-auth.html
   local empty=e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855
-  local address="https://$1.s3.$AWS_REGION.amazonaws.com"
-  [[ -n ${AWS_ENDPOINT_URL:-} ]] && address="$AWS_ENDPOINT_URL/$1"
-  aws_request s3 --max-time 900 --header "x-amz-content-sha256: $empty" --output "$3" "$address/$2"
+  local address="https://$1.s3.$AWS_REGION.amazonaws.com/$2" file=$3
+  [[ -n ${AWS_ENDPOINT_URL:-} ]] && address="$AWS_ENDPOINT_URL/$1/$2"
+  shift 3
+  aws_request s3 --max-time 900 --header "x-amz-content-sha256: $empty" --output "$file" "$@" "$address"
 }
 
 # Tells CloudFormation how it went: signal SUCCESS|FAILURE REASON. On a later boot its URL has expired: no harm.
@@ -124,7 +125,8 @@ fetch_scripts() {
   local new="$SCRIPTS_FOLDER.new"
   rm -rf "$new"
   mkdir -p "$new"
-  s3_get "$SCRIPTS_BUCKET" "$SCRIPTS_KEY" "$new/scripts.zip" ||
+  # Again for a minute or so whatever the answer: rights that are as new as the instance may not be known everywhere yet.
+  s3_get "$SCRIPTS_BUCKET" "$SCRIPTS_KEY" "$new/scripts.zip" --retry-all-errors --retry "${FETCH_RETRIES:-6}" ||
     die "cannot fetch s3://$SCRIPTS_BUCKET/$SCRIPTS_KEY: check the S3 endpoint's and the instance role's policies"
   python3 -m zipfile -e "$new/scripts.zip" "$new" || die "s3://$SCRIPTS_BUCKET/$SCRIPTS_KEY is no zip archive"
   rm "$new/scripts.zip"

@@ -47,6 +47,11 @@ def presence(last_seen: Iterable[datetime], now: datetime, offline_after: timede
     )
 
 
+def in_service(last_seen: Mapping[str, datetime], retired: Mapping[str, datetime]) -> list[datetime]:
+    """When each device was last seen, without those that were retired and have been silent since."""
+    return [at for device_id, at in last_seen.items() if device_id not in retired or at > retired[device_id]]
+
+
 def look_back_to(now: datetime, remembered: Mapping[str, datetime]) -> datetime:
     """Since when readings are looked at for devices: a midnight, so that whole chunks count and no index entry is skipped.
 

@@ -15,7 +15,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from lambdas.shared.connection import KeptConnection
 from lambdas.shared.database import DatabaseSecretError
 from lambdas.watch import queries
-from lambdas.watch.devices import latency_seconds, look_back_to, presence, to_remember
+from lambdas.watch.devices import in_service, latency_seconds, look_back_to, presence, to_remember
 
 logger = Logger()
 metrics = Metrics(namespace="Fleetledger")
@@ -69,7 +69,8 @@ def _measure(connection: psycopg.Connection, now: datetime) -> None:
     contacts = queries.contacts(connection, now, since)
     queries.remember(connection, to_remember(contacts, remembered), now - _retention())
     last_seen = remembered | {contact.device_id: contact.at for contact in contacts}
-    devices = presence(last_seen.values(), now, timedelta(minutes=int(os.environ["OFFLINE_AFTER_MINUTES"])))
+    counted = in_service(last_seen, queries.retired(connection))
+    devices = presence(counted, now, timedelta(minutes=int(os.environ["OFFLINE_AFTER_MINUTES"])))
     metrics.add_metric("DevicesKnown", MetricUnit.Count, devices.known)
     metrics.add_metric("DevicesOffline", MetricUnit.Count, devices.offline)
     metrics.add_metric("DevicesOfflinePercent", MetricUnit.Percent, devices.offline_percent)

@@ -119,6 +119,15 @@ def remembered(connection: psycopg.Connection) -> dict[str, datetime]:
     return dict(connection.execute("SELECT device_id, last_seen FROM ingest.devices_seen").fetchall())
 
 
+def retired(connection: psycopg.Connection) -> dict[str, datetime]:
+    """The devices that an operator took out of service, and when."""
+    return dict(
+        connection.execute(
+            "SELECT device_id, retired_at FROM ingest.devices_seen WHERE retired_at IS NOT NULL"
+        ).fetchall()
+    )
+
+
 def contacts(connection: psycopg.Connection, now: datetime, since: datetime) -> list[Contact]:
     """The last that was heard of each device that has a reading since then."""
     rows = connection.execute(CONTACTS, {"now": now, "since": since}).fetchall()

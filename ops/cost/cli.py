@@ -16,6 +16,9 @@ from ops.errors import UserError
 from ops.synthesis import settings_of, templates_of
 
 _WIDE = 160
+_ALL_COLUMNS = 110
+"""Terminal columns from which the table has all of its own; in fewer, names would be cut off."""
+_QUANTITIES = ("quantity", "unit", "unit USD")
 console = Console(width=None if sys.stdout.isatty() else _WIDE)
 
 
@@ -40,8 +43,10 @@ def cost(
     if as_json:
         typer.echo(json.dumps(as_document(settings, bill, prices, notes), indent=2))
         return
-    console.print(table(bill))
-    for line in [*verdicts(settings, bill), *notes]:
+    whole = console.width >= _ALL_COLUMNS
+    console.print(table(bill, whole=whole))
+    left_out = f"Quantities and unit prices: in {_ALL_COLUMNS} columns or more, through a pipe, or with --json"
+    for line in [*([] if whole else [left_out]), *verdicts(settings, bill), *notes]:
         console.print(line, highlight=False, soft_wrap=True)
 
 
@@ -60,21 +65,24 @@ def _context(given: list[str]) -> dict[str, str]:
     return pairs
 
 
-def table(bill: Bill) -> Table:
-    """The bill: each service with its sum, and its items under it."""
-    shown = Table(box=None, padding=(0, 2, 0, 0))
+def table(bill: Bill, *, whole: bool = True) -> Table:
+    """The bill: each service with its sum, and its items under it; quantities and unit prices only if whole."""
+    shown = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     shown.add_column("service, what")
-    for heading in ("quantity", "unit", "unit USD", "USD a month", "USD per million readings"):
+    for heading in _QUANTITIES if whole else ():
         shown.add_column(heading, justify="left" if heading == "unit" else "right")
+    for heading in ("USD a\nmonth", "USD per\nmillion\nreadings"):
+        shown.add_column(heading, justify="right")
+    sums = ("",) * len(_QUANTITIES) if whole else ()
     for service in bill.services:
-        shown.add_row(service, "", "", "", *_money(bill, bill.of(service)), style="bold")
+        shown.add_row(service, *sums, *_money(bill, bill.of(service)), style="bold")
         for line in bill.lines:
             if line.item.service == service:
-                numbers = (_quantity(line.item.quantity), line.unit, f"{line.unit_usd:,.6g}")
+                numbers = (_quantity(line.item.quantity), line.unit, f"{line.unit_usd:,.6g}") if whole else ()
                 shown.add_row(f"  {line.item.what}", *numbers, *_money(bill, line.usd))
     shown.add_row()
-    shown.add_row(" + ".join(PIPELINE), "", "", "", *_money(bill, bill.pipeline_usd), style="bold")
-    shown.add_row("everything", "", "", "", *_money(bill, bill.usd), style="bold")
+    shown.add_row(" + ".join(PIPELINE), *sums, *_money(bill, bill.pipeline_usd), style="bold")
+    shown.add_row("everything", *sums, *_money(bill, bill.usd), style="bold")
     return shown
 
 

@@ -23,6 +23,7 @@ RECKONED = {
     "AWS::IoT::TopicRule",
     "AWS::KMS::Key",
     "AWS::KinesisFirehose::DeliveryStream",
+    "AWS::Lambda::EventInvokeConfig",
     "AWS::Lambda::EventSourceMapping",
     "AWS::Lambda::Function",
     "AWS::Logs::LogGroup",

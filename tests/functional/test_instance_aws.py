@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import subprocess
+import threading
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -67,6 +68,23 @@ def test_start_fetches_the_scripts_and_hands_over(instance: Instance, aws: AwsSe
     assert log.stat().st_mode & 0o077 == 0
 
 
+def test_a_refusal_of_the_first_minute_is_not_the_last_word(instance: Instance, aws: AwsSession, bucket: str) -> None:
+    """Rights made a moment ago may not be known everywhere: S3 then refuses what it will soon allow."""
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as scripts:
+        scripts.writestr("bootstrap.sh", 'echo "bootstrap"')
+    late = threading.Timer(
+        1.5, lambda: aws.client("s3").put_object(Bucket=bucket, Key="late.zip", Body=archive.getvalue())
+    )
+    late.start()
+    try:
+        done = instance.run("start.sh", SCRIPTS_BUCKET=bucket, SCRIPTS_KEY="late.zip")
+    finally:
+        late.join()
+    assert done.stdout.endswith("bootstrap\n")
+    assert not instance.metadata.signals
+
+
 @pytest.mark.parametrize(
     ("key", "body", "reason"),
     [
@@ -83,7 +101,7 @@ def test_a_failure_is_signalled_with_one_line(
 ) -> None:
     if body is not None:
         aws.client("s3").put_object(Bucket=bucket, Key=key, Body=body)
-    done = instance.run("start.sh", check=False, SCRIPTS_BUCKET=bucket, SCRIPTS_KEY=key)
+    done = instance.run("start.sh", check=False, SCRIPTS_BUCKET=bucket, SCRIPTS_KEY=key, FETCH_RETRIES="0")
     assert done.returncode == 1
     ((signal, headers),) = instance.metadata.signals
     # https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/using-cfn-waitcondition.html

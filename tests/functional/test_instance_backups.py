@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import socket
+import subprocess
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -89,6 +90,13 @@ def _moment(connection: psycopg.Connection) -> str:
     return now.astimezone(UTC).isoformat()
 
 
+def _remove_kept(output: str) -> None:
+    """Removes the data folder that a restore left beside the new one."""
+    (kept,) = re.findall(r"what was there is kept in (\S+):", output)
+    assert (Path(kept) / "global" / "pg_control").exists()
+    shutil.rmtree(kept)
+
+
 def _verdict(output: str) -> dict[str, str]:
     found = re.search(
         r"^drill (?P<verdict>\w+): RPO (?P<rpo>\d+) s .*, RTO (?P<rto>\d+) s .*, (?P<missing>\d+) objects missing,"
@@ -114,9 +122,7 @@ def test_a_dropped_table_comes_back_as_of_a_moment_before(instance: Instance, pa
     output = instance.run("restore.sh", moment, "--yes").stdout
     print(f"restored to a time in {time.monotonic() - started:.1f} s")
     assert _readings(instance, password) == before
-    (kept,) = re.findall(r"what was there is kept in (\S+):", output)
-    assert (Path(kept) / "global" / "pg_control").exists()
-    shutil.rmtree(kept)
+    _remove_kept(output)
     # It goes on being backed up on its new timeline.
     instance.run("backup.sh", "diff")
 
@@ -128,6 +134,40 @@ def test_a_restore_that_cannot_be_leaves_the_database_as_it_was(instance: Instan
     assert done.stderr.splitlines()[-1].endswith("the database is as it was")
     assert _readings(instance, password) == before
     assert not list(instance.data.parent.glob("data.before-*"))
+
+
+def test_a_restore_to_before_the_instance_became_smaller(instance: Instance, password: str) -> None:
+    with instance.connect(password) as connection:
+        _load(connection, 15)
+        moment = _moment(connection)
+    before = _readings(instance, password)
+    instance.run(*_DATABASE_PART, MAX_CONNECTIONS="40", VCPUS="1")
+    output = instance.run("restore.sh", moment, "--yes", MAX_CONNECTIONS="40", VCPUS="1").stdout
+    assert _readings(instance, password) == before
+    _remove_kept(output)
+    instance.run(*_DATABASE_PART)
+
+
+def test_a_restore_does_not_end_where_the_archive_cannot_be_read(instance: Instance, password: str) -> None:
+    """What pgBackRest ends with when S3 does not answer, PostgreSQL takes for the end of what was archived."""
+    with instance.connect(password) as connection:
+        _load(connection, 25)
+    _archive(instance)
+    segment = instance.bash("archive_end").stdout.strip()
+    with instance.connect(password) as connection:
+        _load(connection, 25)
+    before = _readings(instance, password)
+    program = Path(instance.environment["PGBACKREST"])
+    text = program.read_text()
+    fails = f'case "$*" in *"archive-get {segment} "*) exit 103;; esac\n'
+    try:
+        program.write_text(text.replace("\n", f"\n{fails}", 1))
+        done = instance.run("restore.sh", "latest", "--yes", check=False)
+    finally:
+        program.write_text(text)
+    assert _readings(instance, password) == before
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].endswith("the database is as it was")
 
 
 @pytest.mark.parametrize("time_given", ["yesterdayish", "2026-13-45T00:00:00Z", "'; rm -rf /"])
@@ -153,6 +193,32 @@ def test_a_drill_measures_and_cleans_up_while_the_database_goes_on(instance: Ins
         assert int(verdict["readings"]) == before
         assert connection.execute("SELECT pg_postmaster_start_time()").fetchone() == started
     assert not (instance.volume / "drill").exists()
+
+
+def test_a_drill_after_one_that_was_killed_ends_no_other_process(instance: Instance) -> None:
+    """The number that the killed one left may be another process's by now, after a reboot the database's own."""
+    scratch = instance.volume / "drill" / "data"
+    scratch.mkdir(parents=True)
+    bystander = subprocess.Popen(["sleep", "600"])
+    try:
+        (scratch / "postmaster.pid").write_text(f"{bystander.pid}\n")
+        assert _verdict(instance.run("drill.sh").stdout)["verdict"] == "met"
+        assert bystander.poll() is None
+    finally:
+        bystander.kill()
+        bystander.wait()
+
+
+def test_a_second_copy_is_made_only_where_there_is_room(instance: Instance) -> None:
+    """A file that goes away while du looks has it fail, and what it counted must count all the same."""
+    # df's answer; du's is what it says and fails with on a living database.
+    found = instance.bash(
+        'df() { printf "Avail\\n%s\\n" 10000; }; du() { command du "$@"; return 1; }\n'
+        'fallocate -l 12G "$DATA_FOLDER/large"; trap \'rm "$DATA_FOLDER/large"\' EXIT\n'
+        'require_room "$DATA_MOUNT" "a drill"'
+    )
+    assert found.returncode == 1
+    assert "a drill needs room for a second copy" in found.stderr
 
 
 def test_a_drill_counts_what_was_not_archived_yet(instance: Instance, password: str) -> None:
@@ -206,6 +272,20 @@ def test_a_lost_volume_comes_back_from_the_backups_by_itself(
     assert _readings(instance, password) == before
     published = secret(aws, instance.settings["LOADER_SECRET_ARN"])["ca"]
     assert published == (instance.volume / "tls" / "ca.crt").read_text()
+
+
+def test_a_restore_that_was_interrupted_goes_on_in_its_place(instance: Instance, password: str) -> None:
+    _archive(instance)
+    before = _readings(instance, password)
+    instance.systemctl("stop", "fleetledger-database.service")
+    # How pgBackRest leaves a folder when it is stopped: its manifest is there, pg_control is not.
+    (instance.data / "global" / "pg_control").unlink()
+    (instance.data / "postmaster.pid").unlink(missing_ok=True)
+    (instance.data / "backup.manifest").write_text("")
+    instance.run(*_DATABASE_PART)
+    assert _readings(instance, password) == before
+    assert not list(instance.data.parent.glob("data.incomplete-*"))
+    assert not (instance.data / "backup.manifest").exists()
 
 
 def test_no_empty_database_is_made_while_the_backups_cannot_be_seen(instance: Instance, password: str) -> None:

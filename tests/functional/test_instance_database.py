@@ -164,6 +164,31 @@ def test_the_schema_migrates_and_a_new_instance_with_the_old_volume_has_it_all(
         assert connection.execute("SELECT count(*) FROM ingest.objects").fetchone() == (1,)
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give files away")
+def test_a_new_instance_may_number_its_users_differently(instance: Instance, password: str) -> None:
+    before = _query(instance, password, "SELECT system_identifier FROM pg_control_system()")
+    instance.replace()
+    for path in (instance.volume / "17", *(instance.volume / "17").rglob("*"), instance.volume / "tls" / "server.key"):
+        os.chown(path, 12345, 12345)
+    instance.run(*_DATABASE_PART)
+    assert _query(instance, password, "SELECT system_identifier FROM pg_control_system()") == before
+
+
+def test_the_extension_follows_the_packages(instance: Instance, password: str) -> None:
+    """Timescale's packages bring the library of one version: a database that is at another answers no query."""
+    newest = _query(instance, password, "SELECT extversion FROM pg_extension WHERE extname = 'timescaledb'")
+    with instance.connect(password) as connection:
+        connection.execute(
+            "WITH recorded AS (UPDATE _timescaledb_catalog.metadata SET value = '2.19.2' WHERE key = 'timescaledb_version')"
+            " UPDATE pg_extension SET extversion = '2.19.2' WHERE extname = 'timescaledb'"
+        )
+    with pytest.raises(psycopg.errors.UndefinedFile):
+        _query(instance, password, "SELECT 1")
+    output = instance.run(*_DATABASE_PART).stdout
+    assert "updating the extension timescaledb from 2.19.2" in output
+    assert _query(instance, password, "SELECT extversion FROM pg_extension WHERE extname = 'timescaledb'") == newest
+
+
 def test_a_changed_password_is_taken_over_and_never_logged(instance: Instance, password: str, aws: AwsSession) -> None:
     arn = instance.settings["ADMIN_SECRET_ARN"]
     client = aws.client("secretsmanager")
@@ -185,9 +210,15 @@ def test_a_changed_password_is_taken_over_and_never_logged(instance: Instance, p
 def test_the_log_holds_connections_and_no_values(instance: Instance, password: str) -> None:
     with instance.connect(password) as connection, pytest.raises(psycopg.errors.UndefinedTable):
         connection.execute("SELECT * FROM no_such_table WHERE device_id = %s", ("device-secret-value",))
+    # What the loader's COPY meets when a reading was there already.
+    with instance.connect(password) as connection:
+        connection.execute("CREATE TEMPORARY TABLE once (device_id text UNIQUE)")
+        with pytest.raises(psycopg.errors.UniqueViolation), connection.cursor().copy("COPY once FROM STDIN") as copy:
+            copy.write(b"device-secret-value\n" * 2)
     log = instance.log
     assert "connection authorized: user=postgres" in log
     assert 'relation "no_such_table" does not exist' in log
+    assert "duplicate key value violates unique constraint" in log
     assert "device-secret-value" not in log
     assert "SELECT * FROM no_such_table" not in log
 
@@ -244,7 +275,9 @@ _ALWAYS = {
     "checkpoint_timeout": "15min",
     "archive_mode": "on",
     "archive_timeout": "1min",
+    "hot_standby": "off",
     "log_statement": "none",
+    "log_error_verbosity": "terse",
     "log_min_error_statement": "panic",
     "log_connections": "on",
     "password_encryption": "scram-sha-256",

@@ -278,12 +278,12 @@ def test_connections_are_those_of_clients_among_those_that_clients_may_have(
     loader: psycopg.Connection, connection: psycopg.Connection, database_dsn: str
 ) -> None:
     def settings(name: str) -> int:
-        row = connection.execute("SELECT current_setting(%s)::integer", (name,)).fetchone()
+        row = connection.execute("SELECT coalesce(current_setting(%s, true)::integer, 0)", (name,)).fetchone()
         assert row is not None
         return int(row[0])
 
     allowed = settings("max_connections") - settings("superuser_reserved_connections")
-    allowed -= settings("reserved_connections")
+    allowed -= settings("reserved_connections")  # from PostgreSQL 16 on
     before = queries.server(loader).connections_percent
     with psycopg.connect(database_dsn), psycopg.connect(database_dsn):
         assert queries.server(loader).connections_percent == pytest.approx(before + 200 / allowed, abs=0.01)
@@ -456,6 +456,27 @@ def test_everything_is_measured(
             "QuarantinedPartsPerMillion": 1000,
         }
     assert set(queries.remembered(connection)) == {"lossy", "late", "gone", "long gone"}
+
+
+def test_a_device_that_was_retired_is_not_counted_until_it_sends_again(
+    deployed: None, connection: psycopg.Connection, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also while its last readings are looked at, from which it would be found again had its row been deleted."""
+
+    def counted() -> tuple[float, float]:
+        handlers.handler({}, Context())
+        found = emitted(capsys)
+        return found["DevicesKnown"], found["DevicesOfflineOverAnHour"]
+
+    now = datetime.now(UTC)
+    for device in ("gone", "kept"):
+        reading(connection, device, now - 90 * MINUTE, received_at=now - 90 * MINUTE)
+    assert counted() == (2, 2)
+    connection.execute("UPDATE ingest.devices_seen SET retired_at = now() WHERE device_id IN ('gone')")
+    assert [counted(), counted()] == [(1, 1), (1, 1)]
+    connection.execute("UPDATE ingest.devices_seen SET retired_at = %s", (now - 80 * MINUTE,))
+    reading(connection, "gone", now - 70 * MINUTE, received_at=now - 70 * MINUTE)
+    assert counted() == (1, 1), "it came back, and is silent again"
 
 
 def test_of_an_empty_database_nothing_is_offline_or_missing(deployed: None, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,7 @@ from aws_cdk.assertions import Template
 from infra.app import build
 from infra.settings import ENVIRONMENTS, Settings, load
 
-__all__ = ["ATTACHING", "ENVIRONMENTS", "Synthesised", "statements", "synthesised"]
+__all__ = ["ATTACHING", "ENVIRONMENTS", "Synthesised", "application", "statements", "synthesised"]
 
 
 @dataclass(frozen=True)
@@ -64,13 +64,19 @@ class Synthesised:
         return found
 
 
+def application(settings: Settings) -> App:
+    """The app of an environment, with this checkout's context."""
+    with open("cdk.json") as file:  # noqa: PTH123
+        app = App(context=json.load(file)["context"])
+    build(app, settings)
+    return app
+
+
 @cache
 def synthesised(environment: str, **overrides: str) -> Synthesised:
     """The templates of an environment, as `cdk synth` would write them with this checkout's context."""
     settings = load(environment, overrides)
-    with open("cdk.json") as file:  # noqa: PTH123
-        app = App(context=json.load(file)["context"])
-    build(app, settings)
+    app = application(settings)
     stacks = {
         stack.stack_name.removeprefix("iot-").removesuffix(settings.names.suffix): dict(
             Template.from_stack(stack).to_json()

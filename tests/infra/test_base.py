@@ -1,9 +1,10 @@
 """The Base stack, and what rests on it: one key for all data, who may use it, and where accesses are logged."""
 
 import pytest
+from aws_cdk import Stack
 
 from ops.errors import UserError
-from tests.infra.templates import ENVIRONMENTS, Synthesised, synthesised
+from tests.infra.templates import ENVIRONMENTS, Synthesised, application, synthesised
 from tests.infra.test_ingest import is_data_key, text
 
 
@@ -111,6 +112,19 @@ def test_raw_objects_are_copied_to_another_region_where_that_is_asked_for() -> N
     assert copies["VersioningConfiguration"] == {"Status": "Enabled"}
     archive = copies["LifecycleConfiguration"]["Rules"][0]
     assert archive["ExpirationInDays"] == template.settings.expire_after_days
+
+
+def test_the_copys_bucket_is_there_before_s3_is_told_to_copy_to_it() -> None:
+    app = application(replicated().settings)
+    stacks = {stack.stack_name: stack for stack in app.node.children if isinstance(stack, Stack)}
+    assert "iot-replica" in {stack.stack_name for stack in stacks["iot-ingest"].dependencies}
+
+
+def test_the_copying_role_is_trusted_to_s3_as_the_manual_has_it() -> None:
+    template = replicated()
+    role = template.only("AWS::S3::Bucket")["ReplicationConfiguration"]["Role"]["Fn::GetAtt"][0]
+    [trust] = template.template["Resources"][role]["Properties"]["AssumeRolePolicyDocument"]["Statement"]
+    assert trust == {"Action": "sts:AssumeRole", "Effect": "Allow", "Principal": {"Service": "s3.amazonaws.com"}}
 
 
 def test_nothing_is_copied_where_it_is_not() -> None:

@@ -47,6 +47,24 @@ def test_the_roles_may_take_on_the_bootstraps_roles_and_nothing_else() -> None:
     assert may == {"Deploys": {"deploy", "file-publishing", "lookup"}, "Reads": {"lookup"}}
 
 
+def test_with_a_copy_in_another_region_that_one_is_deployed_and_looked_at_too() -> None:
+    template = synthesised(
+        "prod",
+        github_repository="acme/fleet",
+        account="111122223333",
+        region="eu-west-1",
+        replica_region="eu-central-1",
+    ).of("deployer")
+    for role in template.of_type("AWS::IAM::Role"):
+        arns = [text(arn) for arn in statements(template, role)["sts:AssumeRole"]]
+        here, there = (
+            {arn.removesuffix(region) for arn in arns if arn.endswith(region)}
+            for region in ("-<AWS::Region>", "-eu-central-1")
+        )
+        assert here == there
+        assert len(arns) == 2 * len(here) > 0
+
+
 def test_no_deployer_without_a_repository_and_a_repository_is_owner_and_name() -> None:
     assert "deployer" not in synthesised("prod").stacks
     with pytest.raises(UserError, match="github_repository is 'fleet'"):
@@ -104,3 +122,11 @@ def test_every_environment_is_synthesised_and_compared() -> None:
     for name in ("synth", "diff"):
         assert workflow["jobs"][name]["strategy"]["matrix"]["environment"] == ["dev", "staging", "prod"]
     assert "head.repo.full_name == github.repository" in workflow["jobs"]["diff"]["if"]
+
+
+def test_a_step_fails_with_any_part_of_its_pipes() -> None:
+    # https://docs.github.com/en/actions/reference/workflows-and-actions/workflow-syntax#jobsjob_idstepsshell
+    piped = [(name, step) for name, job in jobs() for step in job.get("steps", []) if " | " in step.get("run", "")]
+    assert piped
+    for name, step in piped:
+        assert step.get("shell") == "bash", name

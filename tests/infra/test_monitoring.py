@@ -233,6 +233,38 @@ def test_the_runbooks_fleet_commands_exist_with_their_options() -> None:
         )
 
 
+def runbook_commands(program: str) -> list[str]:
+    """The lines of the runbook that begin so, in blocks and in sentences, each on one line."""
+    text = RUNBOOK.read_text(encoding="utf-8").replace("\\\n", " ")
+    blocks = re.findall(r"^```\w*\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    spans = re.findall(r"`([^`]+)`", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL))
+    lines = [" ".join(line.split()) for line in [*"\n".join(blocks).splitlines(), *spans]]
+    return [line for line in lines if line.startswith(program)]
+
+
+def test_the_runbooks_fleet_commands_say_which_environment_and_which_device() -> None:
+    """Without, they are about `local`; and `unregister` is about fifty devices."""
+    commands = runbook_commands(".venv/bin/fleet ")
+    assert len(commands) > 25
+    for line in commands:
+        assert " --env prod" in line or " -c env=" in line, line
+        if " unregister" in line or " discard" in line:
+            assert re.search(r" (THING|ID) ", line), line
+
+
+def test_the_alarms_that_test_the_way_to_a_person_tell_at_once_one_of_each_severity() -> None:
+    template = monitoring("prod")
+    names = [line.partition("--alarm-name ")[2].split()[0] for line in runbook_commands("aws cloudwatch set-alarm")]
+    for name, severity in zip(names, SEVERITIES, strict=True):
+        properties = alarms(template)[name]
+        assert [named(template)(topic) for topic in properties["AlarmActions"]] == [f"iot-alarms-{severity.lower()}"]
+        assert "ActionsSuppressor" not in properties, f"{name} is OK again before it tells"
+
+
+def test_the_runbook_shows_no_stamp() -> None:
+    assert all("rule.[ruleDisabled,actions]" in line for line in runbook_commands("aws iot get-topic-rule"))
+
+
 def test_names_are_unique_in_an_environment_and_between_environments() -> None:
     names: list[str] = []
     for environment in ("dev", "staging", "prod"):
@@ -403,7 +435,9 @@ def test_missing_data_are_treated_as_the_catalogue_says_and_never_by_default(tem
 
 def test_a_silence_that_is_the_fault_breaches_and_one_that_is_rest_does_not(template: Synthesised) -> None:
     found = {key: properties["TreatMissingData"] for key, properties in measurements(template).items()}
-    assert {found["no-messages"], found["watch-silent"], found["sweeper-silent"]} == {"breaching"}
+    assert {found["watch-silent"], found["sweeper-silent"]} == {"breaching"}
+    if template.settings.devices_always_send:
+        assert found["no-messages"] == "breaching"
     sparse = {"objects-dead-letters", "loader-crashes", "firehose-throttled", "rule-failures", "iot-connect-errors"}
     assert {found[key] for key in sparse} == {"notBreaching"}
 
@@ -486,7 +520,8 @@ def test_each_alarm_tells_the_topic_of_its_severity_on_the_way_in_and_out_and_no
 def test_what_may_follow_from_another_tells_only_through_its_composite(template: Synthesised) -> None:
     for key, alarm in catalogued(template).items():
         measured, told = measurements(template)[key], telling(template)[key]
-        if alarm.quiet is None or template.settings.alarms == "plain":
+        causes = [cause for cause in alarm.quiet.by if cause in measurements(template)] if alarm.quiet else []
+        if alarm.quiet is None or not causes or template.settings.alarms == "plain":
             assert measured is told
             continue
         assert "AlarmActions" not in measured
@@ -494,13 +529,12 @@ def test_what_may_follow_from_another_tells_only_through_its_composite(template:
         assert told["ActionsSuppressorWaitPeriod"] == alarm.quiet.wait_seconds
         assert told["ActionsSuppressorExtensionPeriod"] == alarm.hold_seconds
         suppressor = alarms(template)[named(template)(told["ActionsSuppressor"])]
-        causes = (
+        suppressing = (
             {suppressor["AlarmName"]}
             if "AlarmRule" not in suppressor
             else set(re.findall(r'ALARM\("([^"]+)"\)', named(template)(suppressor["AlarmRule"])))
         )
-        here = measurements(template)
-        assert causes == {here[cause]["AlarmName"] for cause in alarm.quiet.by if cause in here}
+        assert suppressing == {measurements(template)[cause]["AlarmName"] for cause in causes}
         assert "AlarmActions" not in suppressor or "AlarmRule" not in suppressor
 
 
@@ -537,6 +571,16 @@ def test_the_pager_hears_p0_and_p1_and_its_url_is_in_no_template() -> None:
         (f"iot-alarms-{severity}", "{{resolve:secretsmanager:iot-pager:SecretString:url::}}")
         for severity in ("p0", "p1")
     }
+
+
+def test_without_a_pager_mail_and_chat_hear_the_worst_too() -> None:
+    template = synthesised(
+        "staging", alert_email="team@example.com", slack_workspace_id="T0123", slack_channel_id="C0123"
+    ).of("monitoring")
+    every = [f"iot-alarms-{severity.lower()}-staging" for severity in SEVERITIES]
+    assert subscriptions(template, "email") == {(topic, "team@example.com") for topic in every}
+    chat = template.only("AWS::Chatbot::SlackChannelConfiguration")
+    assert [named(template)(topic) for topic in chat["SnsTopicArns"]] == every
 
 
 def test_mail_and_chat_hear_p2_and_p3() -> None:
@@ -645,3 +689,15 @@ def test_the_service_levels_are_lines_on_the_dashboard(template: Synthesised) ->
     assert lines["From device to row, p95 (s)"] == {"SLO": 5, "alarm": latency_threshold_seconds(template.settings)}
     assert lines["Missing (ppm)"] == {"SLO and alarm": 100}
     assert lines["Devices offline (%)"]["SLO: 99.5 % connected"] == 0.5
+
+
+def test_what_the_runbook_looks_up_on_the_dashboard_is_there(template: Synthesised) -> None:
+    shown = {metric[1] for widget in dashboard(template) for metric in widget["properties"].get("metrics", [])}
+    text = " ".join(RUNBOOK.read_text(encoding="utf-8").split())
+    looked_up = [
+        name
+        for names in re.findall(r"((?:`[\w.]+`(?: and | beside |, )?)+) on the dashboard", text)
+        for name in re.findall(r"`([\w.]+)`", names)
+    ]
+    assert len(looked_up) >= 8
+    assert set(looked_up) <= shown

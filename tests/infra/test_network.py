@@ -83,6 +83,13 @@ def test_nothing_is_looked_up_even_where_account_and_region_are_given() -> None:
     assert zones == [body["Properties"]["AvailabilityZone"] for body in left_open.of_type("AWS::EC2::Subnet").values()]
 
 
+def test_the_two_zones_can_be_others_of_the_region() -> None:
+    template = synthesised("prod", first_zone="1").of("network")
+    zones = [body["Properties"]["AvailabilityZone"] for body in template.of_type("AWS::EC2::Subnet").values()]
+    second, third = ({"Fn::Select": [zone, {"Fn::GetAZs": ""}]} for zone in (1, 2))
+    assert zones == [second, third, second, third]
+
+
 def test_security_groups_name_each_other_and_nothing_else(network: Synthesised) -> None:
     inbound = {
         (group_name(network, rule["SourceSecurityGroupId"]), group_name(network, rule["GroupId"]), rule["FromPort"])

@@ -57,6 +57,17 @@ def test_it_is_told_soon_and_to_the_pager(prod: Synthesised, incident: str, with
     assert told.topic in _PAGES
 
 
+@pytest.mark.parametrize(
+    ("incident", "expected"),
+    [("no device sends", []), ("the rule may not write to Firehose", ["iot-rule-failures-dev"])],
+)
+def test_an_environment_whose_devices_come_and_go_is_quiet_when_idle_and_no_less_watched(
+    incident: str, expected: list[str]
+) -> None:
+    told = watched(synthesised("dev").of("monitoring"), INCIDENTS[incident][1])
+    assert [each.alarm for each in told if each.state == "ALARM"] == expected
+
+
 def test_a_backlog_that_loads_after_the_database_is_back_is_not_told(prod: Synthesised) -> None:
     backlog: Values = {"objects.ApproximateAgeOfOldestMessage": 9000, "watch.LatencySeconds": 9000}
     told = watched(prod, INCIDENTS["the database is down"][1], after=backlog, lasts=8)

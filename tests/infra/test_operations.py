@@ -87,6 +87,16 @@ def test_everything_runs_when_it_should(template: Synthesised) -> None:
     assert schedules == expected
 
 
+def test_a_failed_run_is_not_run_again_beside_the_next(template: Synthesised) -> None:
+    functions = template.of_type("AWS::Lambda::Function")
+    configurations = [body["Properties"] for body in template.of_type("AWS::Lambda::EventInvokeConfig").values()]
+    assert {configuration["FunctionName"]["Ref"] for configuration in configurations} == set(functions)
+    for configuration in configurations:
+        assert configuration["Qualifier"] == "$LATEST"
+        assert configuration["MaximumRetryAttempts"] == 0
+        assert configuration["MaximumEventAgeInSeconds"] == 300
+
+
 def test_what_talks_to_the_database_stands_beside_it_and_the_probe_outside(template: Synthesised) -> None:
     names = template.settings.names
     for name in (names.sweeper, names.watch):

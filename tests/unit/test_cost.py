@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from infra.settings import Settings
 from lambdas.processor import handler as processor
@@ -19,7 +20,7 @@ from lambdas.processor.binary_copy import Encoder
 from lambdas.processor.load import Outcome
 from ops.cost.assumptions import BILLED_BYTES, DEFAULT
 from ops.cost.bill import Bill, Item, price
-from ops.cost.cli import _context, verdicts
+from ops.cost.cli import _ALL_COLUMNS, _context, table, verdicts
 from ops.cost.deployed import Deployed
 from ops.cost.functions import runs_per_month
 from ops.cost.pipeline import load_of, pipeline_of
@@ -603,3 +604,22 @@ def test_the_loader_logs_no_more_than_reckoned(
     assert json.loads(line.getvalue())["rows"] == 3000
     lambdas_own, of_each_event = 310, 26
     assert written + lambdas_own + 5 * of_each_event <= DEFAULT.loader_log_bytes
+
+
+@pytest.mark.parametrize(("columns", "whole"), [(80, False), (120, True), (160, True)])
+def test_the_table_fits_a_terminal_with_every_name_and_sum_in_it(columns: int, whole: bool) -> None:
+    items = [
+        Item("Lambda", "iot-telemetry-processor-staging: requests", 2.63, "lambda.usd_per_million_requests"),
+        Item("VPC", "rows to the database's zone, both ways billed", 303, "vpc.usd_per_gib_each_way_between_zones"),
+    ]
+    bill = price(items, PRICES, 2.6e9)
+    console = Console(width=columns, file=io.StringIO(), color_system=None)
+    assert (console.width >= _ALL_COLUMNS) is whole
+    console.print(table(bill, whole=whole))
+    assert isinstance(console.file, io.StringIO)
+    shown = console.file.getvalue()
+    assert "…" not in shown
+    assert all(len(line) <= columns for line in shown.splitlines())
+    for line in bill.lines:
+        assert [row for row in shown.splitlines() if line.item.what in row and f"{line.usd:,.2f}" in row]
+    assert ("quantity" in shown) is whole

@@ -60,13 +60,19 @@ archive_all() {
   backrest check || die "WAL does not reach s3://$BACKUP_BUCKET: see the server's log in $LOG_FOLDER"
 }
 
-# Restores files into an absent or empty folder: restore_cluster FOLDER pgbackrest-arguments..., which name what recover
-# is to replay up to.
+# Restores files into a folder: restore_cluster FOLDER pgbackrest-arguments..., which name what recover is to replay up to.
 restore_cluster() {
-  local folder=$1
+  local folder=$1 argument
+  local fetch=("$PGBACKREST" --config-path="$CONFIG_FOLDER/pgbackrest" --stanza="$STANZA" --pg1-path="$folder")
   shift
+  for argument in "$@"; do
+    case $argument in --spool-path=* | --lock-path=*) fetch+=("$argument") ;; esac
+  done
   make_folder "$folder" 0700 "$OS_USER"
-  backrest --pg1-path="$folder" "$@" restore
+  # 1 is "not in the archive". Any other failure up to 125 PostgreSQL would take for that, and end the recovery too early.
+  # https://www.postgresql.org/docs/17/runtime-config-wal.html#GUC-RESTORE-COMMAND
+  backrest --pg1-path="$folder" "$@" \
+    --recovery-option="restore_command=${fetch[*]} archive-get %f \"%p\" || { [ \$? -eq 1 ] && exit 1; exit 255; }" restore
 }
 
 # Starts a restored cluster by itself, on a socket within its folder and on no network, and returns once it has replayed
@@ -97,6 +103,8 @@ stop_recovered() {
   local pid
   [[ -s $1/postmaster.pid ]] || return 0
   pid=$(head -1 "$1/postmaster.pid")
+  # The number that a killed server left may be another process's by now; a server works in its data folder.
+  [[ /proc/$pid/cwd -ef $1 ]] || return 0
   kill -INT "$pid" 2>/dev/null || return 0
   wait_for 300 process_ended "$pid" || kill -QUIT "$pid"
 }
@@ -106,7 +114,9 @@ process_ended() { ! kill -0 "$1" 2>/dev/null; }
 # Fails unless FOLDER's file system has room for one more cluster: require_room FOLDER WHAT
 require_room() {
   local used free
-  used=$(du --summarize --block-size=1M "$DATA_FOLDER" 2>/dev/null | cut -f1) || used=0
+  # du fails where a file went away meanwhile, as the server's do; what it counted is good.
+  used=$(du --summarize --block-size=1M "$DATA_FOLDER" 2>/dev/null | cut -f1) || true
+  used=${used:-0}
   free=$(df --output=avail --block-size=1M "$1" | tail -1)
   ((free > used + used / 10 + 256)) ||
     die "$2 needs room for a second copy: the database has $used MiB and $1 has $((free)) MiB free; enlarge the volume (database_volume_gib)"

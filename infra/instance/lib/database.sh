@@ -30,24 +30,37 @@ make_cluster() {
 # What the data folder needs before the server can start: nothing, the newest backup, or an empty cluster. An empty
 # volume beside a bucket of backups is a database that was lost, and comes back by itself.
 provide_cluster() {
-  local times newest
+  local times newest resume=()
   database_exists && return
   make_folder "${DATA_FOLDER%/*}" 0755 "$OS_USER"
-  if [[ -d $DATA_FOLDER ]]; then
-    mv "$DATA_FOLDER" "$DATA_FOLDER.incomplete-$(date -u +%Y%m%dT%H%M%SZ)"
-    say "a half-restored data folder was put aside"
-  fi
   times=$(backup_times) ||
     die "no database on the volume, and the backups cannot be listed: check the S3 endpoint and s3://$BACKUP_BUCKET"
   read -r newest _ <<<"$times"
+  if [[ -e $DATA_FOLDER/backup.manifest ]] && ((newest > 0)); then
+    # A restore that did not come to its end: there need not be room for another.
+    # https://pgbackrest.org/command.html#command-restore/category-command/option-delta
+    resume=(--delta)
+  elif [[ -d $DATA_FOLDER ]]; then
+    mv "$DATA_FOLDER" "$DATA_FOLDER.incomplete-$(date -u +%Y%m%dT%H%M%SZ)"
+    say "a data folder without a database was put aside"
+  fi
   if ((newest > 0)); then
     say "no database on the volume, but backups (newest $(date -u -d "@$newest" +%FT%TZ)): restoring all that was archived"
-    restore_cluster "$DATA_FOLDER" --type=default || die "the backup cannot be restored: see $BOOTSTRAP_LOG and run restore.sh"
+    restore_cluster "$DATA_FOLDER" --type=default "${resume[@]}" || die "the backup cannot be restored: see $BOOTSTRAP_LOG and run restore.sh"
     recover "$DATA_FOLDER" || die "the restored database does not start: see $BOOTSTRAP_LOG"
     stop_recovered "$DATA_FOLDER"
   else
     make_cluster
   fi
+}
+
+# An instance numbers its users in the order in which packages come, and the volume remembers its last one's numbers.
+own_files() {
+  local folder=${DATA_FOLDER%/*}
+  [[ -d $folder && $(stat --format=%u "$folder") != "$(id -u "$OS_USER")" ]] || return 0
+  say "the volume's files are given to $OS_USER of this instance"
+  # The folder itself comes last, so that this begins anew when it was interrupted.
+  chown --recursive "$OS_USER:$(id -gn "$OS_USER")" "$folder"
 }
 
 # Starts the server, or has a running one take the configuration, with a restart only when something asks for it.
@@ -77,10 +90,26 @@ prepare_database() {
 SELECT format('CREATE DATABASE %I OWNER %I', :'name', :'admin')
  WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = :'name') \gexec
 SQL
+  update_extension
   sql "$DATABASE_NAME" <<'SQL'
 SET client_min_messages = warning;
 CREATE EXTENSION IF NOT EXISTS timescaledb;
 SQL
+}
+
+# Brings the extension to the version of the packages, which hold the library of no other: until then every query fails.
+# Also that of a database which was restored from before. https://docs.timescale.com/self-hosted/latest/upgrades/
+update_extension() {
+  local installed newest
+  # Looking with the extension loaded would need the library that is not there any more.
+  installed=$(PGOPTIONS='-c timescaledb.disable_load=on' sql "$DATABASE_NAME" \
+    --command="SELECT installed_version, default_version FROM pg_available_extensions WHERE name = 'timescaledb'")
+  newest=${installed#*|} installed=${installed%|*}
+  [[ -n $installed && $installed != "$newest" ]] || return 0
+  say "updating the extension timescaledb from $installed to $newest"
+  # The first command of its session.
+  sql "$DATABASE_NAME" --command='ALTER EXTENSION timescaledb UPDATE' ||
+    die "the extension timescaledb cannot be updated from $installed to $newest: see $LOG_FOLDER"
 }
 
 # Gives a secret's user that secret's password, if the role exists and has another: set_password ARN

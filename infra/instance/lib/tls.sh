@@ -35,7 +35,11 @@ certificate_is_good() {
 # Makes the server's certificate anew when it needs to be; a running server takes it when it reloads.
 renew_certificate() {
   local key=$TLS_FOLDER/server.key file=$TLS_FOLDER/server.crt
-  certificate_is_good && return
+  if certificate_is_good; then
+    # Its number may be another than on the instance before.
+    chown "$OS_USER:$(id -gn "$OS_USER")" "$key"
+    return
+  fi
   (
     umask 077
     openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -noenc -sha256 -subj "/CN=$DATABASE_HOST" \
