@@ -43,6 +43,9 @@ class References:
 
     def text(self, value: Any, layer: str) -> str:
         """A property's value of the template `layer`, with references replaced by names."""
+        return _UPLOADED.sub("(uploaded)", self._text(value, layer))
+
+    def _text(self, value: Any, layer: str) -> str:
         match value:
             case {"Fn::Join": [separator, parts]}:
                 return str(separator).join(self.text(part, layer) for part in parts)

@@ -55,6 +55,8 @@ def test_a_reference_is_read_as_the_name_of_what_it_refers_to_across_stacks() ->
     assert references.text({"Fn::ImportValue": "base:Bucket"}, "ingest") == "raw-REGION"
     assert references.text({"Ref": "Key"}, "base") == "the data key"
     assert references.text({"Fn::GetAtt": ["Loader", "Arn"]}, "ingest") == "loader"
+    asset = {"Fn::Join": ["/", [{"Fn::Sub": "assets-${AWS::Region}"}, "0" * 64 + ".zip"]]}
+    assert references.text(asset, "ingest") == "assets-REGION/(uploaded).zip"
 
 
 def test_statements_become_rows_about_the_function_that_has_the_role() -> None:
