@@ -1,5 +1,7 @@
 """Puts the stacks of one environment together."""
 
+from typing import Any
+
 from aws_cdk import App, Environment, ReferenceStrength, Stack, Tags
 
 from infra.base import BaseStack
@@ -16,24 +18,24 @@ from infra.settings import Settings
 def build(app: App, settings: Settings) -> None:
     """Adds the stacks of an environment to `app`, ordered by how long their contents live."""
     names = settings.names
-    environment = Environment(account=settings.account, region=settings.region)
+    shared: dict[str, Any] = {
+        "settings": settings,
+        "env": Environment(account=settings.account, region=settings.region),
+        "termination_protection": settings.retain_data,
+    }
     base = BaseStack(
         app,
         names.stack("base"),
-        settings=settings,
-        env=environment,
         description="Fleetledger: the key under which data rests, and who reached for it",
-        termination_protection=settings.retain_data,
+        **shared,
     )
     network = (
         NetworkStack(
             app,
             names.stack("network"),
-            settings=settings,
             key=base.key,
-            env=environment,
             description="Fleetledger: where functions and database meet, with no way to the internet",
-            termination_protection=settings.retain_data,
+            **shared,
         )
         if settings.database == "self_hosted"
         else None
@@ -41,22 +43,18 @@ def build(app: App, settings: Settings) -> None:
     database = DatabaseStack(
         app,
         names.stack("database"),
-        settings=settings,
         network=network,
         key=base.key,
         access_logs=base.access_logs,
-        env=environment,
         description="Fleetledger: who the functions are to TimescaleDB",
-        termination_protection=settings.retain_data,
+        **shared,
     )
     replica = (
         ReplicaStack(
             app,
             names.stack("replica"),
-            settings=settings,
-            env=Environment(account=settings.account, region=settings.replica_region),
             description="Fleetledger: a second copy of the raw objects",
-            termination_protection=settings.retain_data,
+            **shared | {"env": Environment(account=settings.account, region=settings.replica_region)},
         )
         if settings.replica_region
         else None
@@ -65,15 +63,13 @@ def build(app: App, settings: Settings) -> None:
     ingest = IngestStack(
         app,
         names.stack("ingest"),
-        settings=settings,
         admin_secret=database.admin_secret,
         loader_secret=database.loader_secret,
         network=functions,
         key=base.key,
         access_logs=base.access_logs,
-        env=environment,
         description="Fleetledger: device, rule, Firehose, S3, loader",
-        termination_protection=settings.retain_data,
+        **shared,
     )
     if replica:
         # S3 takes a replication only to a bucket that is there, and nothing in the templates refers to it.
@@ -81,36 +77,30 @@ def build(app: App, settings: Settings) -> None:
     OperationsStack(
         app,
         names.stack("operations"),
-        settings=settings,
         bucket=ingest.bucket,
         object_queue=ingest.object_queue,
         loader_secret=database.loader_secret,
         network=functions,
         key=base.key,
-        env=environment,
         description="Fleetledger: scheduled work",
-        termination_protection=settings.retain_data,
+        **shared,
     )
     MonitoringStack(
         app,
         names.stack("monitoring"),
-        settings=settings,
         key=base.key,
         database_instance_id=_weakly(database.server.instance.ref)
         if database.server and database.server.instance
         else None,
-        env=environment,
         description="Fleetledger: alarms, whom they tell, dashboard, budget",
-        termination_protection=settings.retain_data,
+        **shared,
     )
     if settings.github_repository:
         DeployerStack(
             app,
             names.stack("deployer"),
-            settings=settings,
-            env=environment,
             description="Fleetledger: who may deploy this environment from GitHub",
-            termination_protection=settings.retain_data,
+            **shared,
         )
     Tags.of(app).add("project", "fleetledger")
     Tags.of(app).add("environment", settings.environment)

@@ -11,7 +11,8 @@ from infra.settings import Settings
 
 LOADER_LOGINS = ("iot_loader", "iot_loader_clone")
 """The two names that rotation alternates between (docs/passwords.md)."""
-_RULE_ERRORS_MAX_CONCURRENCY = 2
+RULE_ERRORS_MAX_CONCURRENCY = 2
+"""Of the function that quarantines messages whose rule action failed, hence its database connections."""
 _SUPERUSER_RESERVE = 3
 _HEADROOM = 0.2
 _OVERLAP = 2
@@ -62,7 +63,7 @@ def connection_budget(settings: Settings) -> ConnectionBudget:
     return ConnectionBudget(
         loader={
             names.loader: settings.loader_max_concurrency * _OVERLAP,
-            names.rule_errors_loader: _RULE_ERRORS_MAX_CONCURRENCY * _OVERLAP,
+            names.rule_errors_loader: RULE_ERRORS_MAX_CONCURRENCY * _OVERLAP,
             # The run over the last hours, and the daily one over everything.
             names.sweeper: 2,
             # Every minute: one run may still wait while the next begins.

@@ -12,7 +12,7 @@ from aws_cdk import aws_secretsmanager as secretsmanager
 from aws_cdk import aws_sqs as sqs
 from constructs import Construct
 
-from infra.connections import connection_budget
+from infra.connections import RULE_ERRORS_MAX_CONCURRENCY, connection_budget
 from infra.constructs.function import Function
 from infra.constructs.queue import queue_with_dead_letters
 from infra.constructs.retention import removal_policy
@@ -154,7 +154,12 @@ class IngestStack(Stack):
         ).function
         secret.grant_read(function)
         function.add_event_source(
-            event_sources.SqsEventSource(errors, batch_size=10, report_batch_item_failures=True, max_concurrency=2)
+            event_sources.SqsEventSource(
+                errors,
+                batch_size=10,
+                report_batch_item_failures=True,
+                max_concurrency=RULE_ERRORS_MAX_CONCURRENCY,
+            )
         )
 
     def _migrator(

@@ -22,6 +22,10 @@ class Names:
         """Name of the CloudFormation stack of a layer, such as `iot-ingest` or `iot-ingest-dev`."""
         return f"iot-{layer}{self.suffix}"
 
+    def layer(self, stack: str) -> str:
+        """The layer that a stack of this name is: `stack` the other way round."""
+        return stack.removeprefix("iot-").removesuffix(self.suffix)
+
     @property
     def rule(self) -> str:
         """The IoT rule. IoT allows only letters, digits and `_` in rule names, so the suffix is `_dev`."""

@@ -63,11 +63,9 @@ class SelfHostedDatabase(Construct):
         self._admin_secret, self._loader_secret = admin_secret, loader_secret
         self.volume = self._data_volume()
         self._interface = self._address()
-        self.backup_bucket = self._bucket(
-            "Backups", self._names.backup_bucket(Aws.ACCOUNT_ID, Aws.REGION), access_logs, _KEEP_DELETED_DAYS
-        )
+        self.backup_bucket = self._bucket("Backups", self._names.backup_bucket(Aws.ACCOUNT_ID, Aws.REGION), access_logs)
         self.packages_bucket = self._bucket(
-            "Packages", self._names.packages_bucket(Aws.ACCOUNT_ID, Aws.REGION), access_logs, _KEEP_DELETED_DAYS
+            "Packages", self._names.packages_bucket(Aws.ACCOUNT_ID, Aws.REGION), access_logs
         )
         self.log_group = encrypted_log_group(
             self,
@@ -130,7 +128,7 @@ class SelfHostedDatabase(Construct):
         )
         return interface
 
-    def _bucket(self, construct_id: str, name: str, access_logs: s3.IBucket, keep_deleted_days: int) -> s3.Bucket:
+    def _bucket(self, construct_id: str, name: str, access_logs: s3.IBucket) -> s3.Bucket:
         """Nothing current expires by age: pgBackRest knows what the newest backup still needs, S3 does not."""
         bucket = private_bucket(
             self,
@@ -142,7 +140,7 @@ class SelfHostedDatabase(Construct):
             lifecycle_rules=[
                 s3.LifecycleRule(
                     id="ForgetDeleted",
-                    noncurrent_version_expiration=Duration.days(keep_deleted_days),
+                    noncurrent_version_expiration=Duration.days(_KEEP_DELETED_DAYS),
                     expired_object_delete_marker=True,
                 )
             ],

@@ -49,10 +49,7 @@ def held_to_rules(settings: Settings, folder: Path) -> dict[str, dict[str, Any]]
 
     app = _app(settings, folder, quiet=False)
     hold_to_rules(app)
-    return {
-        stack.stack_name.removeprefix("iot-").removesuffix(settings.names.suffix): dict(stack.template)
-        for stack in app.synth().stacks
-    }
+    return {settings.names.layer(stack.stack_name): dict(stack.template) for stack in app.synth().stacks}
 
 
 def _hush_jsii() -> None:

@@ -5,9 +5,7 @@ import time
 from collections.abc import Callable
 from typing import Self
 
-import boto3
-from botocore.config import Config
-
+from lambdas.shared.database import secrets_manager
 from lambdas.shared.stamp import Stamps, decode_stamps
 
 _AT_MOST_EVERY_SECONDS = 60.0
@@ -19,9 +17,8 @@ def read_stamps() -> Stamps:
     Raises StampSecretError when it cannot be used, and botocore's errors.
     """
     arn = os.environ["STAMP_SECRET_ARN"]
-    config = Config(connect_timeout=3, read_timeout=5, retries={"mode": "standard", "max_attempts": 2})
-    client = boto3.client("secretsmanager", config=config)
-    return decode_stamps(client.get_secret_value(SecretId=arn)["SecretString"], arn)
+    text = secrets_manager().get_secret_value(SecretId=arn)["SecretString"]
+    return decode_stamps(text, arn)
 
 
 class KeptStamps(Stamps):

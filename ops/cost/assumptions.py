@@ -56,7 +56,7 @@ class Assumptions:
     stored_log_ratio: float = 0.15
     """CloudWatch stores logs compressed: https://aws.amazon.com/cloudwatch/pricing/, example 3."""
     database_log_bytes_per_day: int = 50_000_000
-    """PostgreSQL, PgBouncer, pgBackRest and the system, as the agent sends them."""
+    """PostgreSQL, pgBackRest and the system, as the agent sends them."""
     flow_log_records_per_minute: int = 120
     flow_log_record_bytes: int = 140
     access_log_record_bytes: int = 700

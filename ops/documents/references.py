@@ -50,9 +50,7 @@ class References:
             case {"Fn::Join": [separator, parts]}:
                 return str(separator).join(self.text(part, layer) for part in parts)
             case {"Fn::Sub": str(pattern)}:
-                return _UPLOADED.sub(
-                    "(uploaded)", _SUBSTITUTED.sub(lambda found: _PSEUDO.get(found[1], found[0]), pattern)
-                )
+                return _SUBSTITUTED.sub(lambda found: _PSEUDO.get(found[1], found[0]), pattern)
             case {"Ref": name} | {"Fn::GetAtt": [name, *_]}:
                 return _PSEUDO.get(name) or self._named(name, layer)
             case {"Fn::ImportValue": export}:

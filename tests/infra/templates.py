@@ -78,9 +78,7 @@ def synthesised(environment: str, **overrides: str) -> Synthesised:
     settings = load(environment, overrides)
     app = application(settings)
     stacks = {
-        stack.stack_name.removeprefix("iot-").removesuffix(settings.names.suffix): dict(
-            Template.from_stack(stack).to_json()
-        )
+        settings.names.layer(stack.stack_name): dict(Template.from_stack(stack).to_json())
         for stack in app.node.children
         if isinstance(stack, Stack)
     }
