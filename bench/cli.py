@@ -34,3 +34,17 @@ def loader(
     figures = benchmark.run(rows, largest, console)
     if json_file is not None:
         json_file.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+@app.command()
+def storage(
+    rows: Annotated[int, typer.Option(help="Readings to store.", min=10_000)] = 1_000_000, json_file: JsonFile = None
+) -> None:
+    """Bytes per reading in the database, before and after compression (Community edition; about a minute)."""
+    from bench import storage as benchmark
+
+    if json_file is not None and not os.access(json_file.absolute().parent, os.W_OK):
+        raise UserError(f"--json {json_file}: the folder is not writable or does not exist")
+    figures = benchmark.run(rows, console)
+    if json_file is not None:
+        json_file.write_text(json.dumps(figures, indent=2) + "\n")

@@ -65,7 +65,10 @@ class Bench:
     def empty(self) -> None:
         """An empty table, and no write of an earlier measurement still to be done."""
         with psycopg.connect(self.dsn, autocommit=True) as connection:
-            connection.execute("TRUNCATE telemetry, ingest.objects, ingest.quarantine RESTART IDENTITY CASCADE")
+            connection.execute(
+                "TRUNCATE telemetry, device_latest, ingest.touched, ingest.objects, ingest.quarantine "
+                "RESTART IDENTITY CASCADE"
+            )
             connection.execute("CHECKPOINT")
 
     def count(self) -> int:
@@ -128,7 +131,7 @@ class Bench:
                 cursor.execute("CREATE TEMPORARY TABLE incoming (LIKE telemetry) ON COMMIT DROP")
                 with cursor.copy(f"COPY incoming ({columns}) FROM STDIN (FORMAT BINARY)".encode()) as copy:
                     copy.set_types(
-                        ["text", "timestamptz", "int8", *["float8"] * 4, "jsonb", "int2", "timestamptz", "int8"]
+                        ["text", "timestamptz", "int8", *["float4"] * 4, "jsonb", "int2", "timestamptz", "int8"]
                     )
                     for row in rows:
                         copy.write_row(row)

@@ -68,6 +68,8 @@ def connection_budget(settings: Settings) -> ConnectionBudget:
             names.sweeper: 2,
             # Every minute: one run may still wait while the next begins.
             names.watch: 2,
+            # Every minute, and may take several: one does the work, the others see that and leave.
+            names.maintenance: 5,
         },
         admin={
             names.migrator: 1,

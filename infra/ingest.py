@@ -1,5 +1,6 @@
 """The Ingest stack, in the order in which data flows: devices, rule, Firehose, bucket, queue, loader, database."""
 
+import json
 from typing import Any
 
 from aws_cdk import CfnOutput, Duration, Stack, triggers
@@ -182,6 +183,15 @@ class IngestStack(Stack):
                 "ADMIN_SECRET_ARN": admin_secret.secret_arn,
                 "LOADER_SECRET_ARN": loader_secret.secret_arn,
                 "LOADER_CONNECTION_LIMIT": str(connection_budget(self._settings).limits["iot_loader"]),
+                # Columns of ingest.settings.
+                "STORAGE_SETTINGS": json.dumps(
+                    {
+                        "chunk_hours": self._settings.chunk_hours,
+                        "compress_after_days": self._settings.compress_after_days,
+                        "retention_days": self._settings.retention_days,
+                        "rollup_retention_days": self._settings.rollup_retention_days,
+                    }
+                ),
                 # An instance that has just been replaced may still be starting.
                 **({"DATABASE_WAIT_SECONDS": "300"} if self._network else {}),
             },

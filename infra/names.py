@@ -86,6 +86,11 @@ class Names:
         return "iot-telemetry-watch" + self.suffix
 
     @property
+    def maintenance(self) -> str:
+        """The Lambda that brings the rollups up to date and drops what has expired."""
+        return "iot-telemetry-maintenance" + self.suffix
+
+    @property
     def probe(self) -> str:
         """The Lambda that connects to AWS IoT as a device would."""
         return "iot-telemetry-probe" + self.suffix

@@ -23,7 +23,7 @@ _EVERY_MINUTE = events.Schedule.rate(Duration.minutes(1))
 
 
 class OperationsStack(Stack):
-    """The sweeper, every few minutes over the last hours and once a day over everything; the watch and the probe."""
+    """The sweeper, every few minutes and once a day over everything; every minute maintenance, watch and probe."""
 
     def __init__(
         self,
@@ -59,6 +59,10 @@ class OperationsStack(Stack):
         )
         self.watch = self._watch(loader_secret)
         self._schedule("WatchEveryMinute", self.watch, _EVERY_MINUTE, "Measures devices, losses and the database", {})
+        self.maintenance = self._maintenance(loader_secret)
+        self._schedule(
+            "MaintainEveryMinute", self.maintenance, _EVERY_MINUTE, "Rollups up to date, expired chunks dropped", {}
+        )
         self.probe = self._probe() if settings.probe_iot else None
         if self.probe is not None:
             self._schedule(
@@ -127,6 +131,25 @@ class OperationsStack(Stack):
         ).function
         secret.grant_read(watch)
         return watch
+
+    def _maintenance(self, secret: secretsmanager.ISecret) -> lambda_.Function:
+        maintenance = Function(
+            self,
+            "Maintenance",
+            settings=self._settings,
+            invoked_by="schedule",
+            network=self._network,
+            key=self._key,
+            name=self._settings.names.maintenance,
+            folder="maintenance",
+            description="Brings the rollups up to date, and drops what is past its retention",
+            # After a replay there may be much to do; a run that begins meanwhile leaves at once.
+            timeout=Duration.minutes(4),
+            memory_mib=256,
+            environment={"DATABASE_SECRET_ARN": secret.secret_arn},
+        ).function
+        secret.grant_read(maintenance)
+        return maintenance
 
     def _probe(self) -> lambda_.Function:
         probe = Function(

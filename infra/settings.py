@@ -63,6 +63,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     # The telemetry contract (design, "The telemetry contract").
     max_future_seconds: Annotated[int, Meta(ge=0, le=86_400)] = 3600
     retention_days: Annotated[int, Meta(ge=1, le=3650)] = 365
+    """Of readings, and of their rollup by the minute."""
+
+    # How the database keeps them; the migrator writes it there.
+    rollup_retention_days: Annotated[int, Meta(ge=1, le=36_500)] = 1825
+    """Of rollups by the hour, day and week."""
+    chunk_hours: Annotated[int, Meta(ge=1, le=720)] = 24
+    """Of readings in one chunk, for chunks made from now on; the chunk that is written to should fit into memory."""
+    compress_after_days: Annotated[int, Meta(ge=1, le=3650)] = 7
+    """On the Community edition of TimescaleDB; what comes later still finds its place, at a higher price."""
 
     loader_memory_mib: Annotated[int, Meta(ge=128, le=10_240)] = 512
     loader_timeout_seconds: Annotated[int, Meta(ge=10, le=900)] = 120
@@ -205,6 +214,11 @@ def _check_together(settings: Settings) -> None:
         raise UserError(
             f"{of}expire_after_days is {settings.expire_after_days}; "
             f"it must be greater than archive_after_days ({settings.archive_after_days})"
+        )
+    if settings.rollup_retention_days < settings.retention_days:
+        raise UserError(
+            f"{of}rollup_retention_days is {settings.rollup_retention_days}; "
+            f"it must not be less than retention_days ({settings.retention_days})"
         )
     if settings.replica_region and not (settings.account and settings.region):
         raise UserError(f"{of}replica_region is given: add account and region, so that the copy's place is known")

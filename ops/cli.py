@@ -171,12 +171,14 @@ def _add_rooms() -> None:
     from bench.cli import app as bench_app
     from certs.cli import app as certs_app
     from ops.cost.cli import cost
+    from ops.devices.cli import app as devices_app
     from ops.quarantine.cli import app as quarantine_app
     from ops.replay.cli import rebuild, replay
     from simulator.cli import simulate
 
     app.add_typer(bench_app, name="bench", help="Benchmarks: ours and a reference in one run, with the ratio.")
     app.add_typer(certs_app, name="certs", help="Device identities: issue, register, list, check, unregister.")
+    app.add_typer(devices_app, name="devices", help="The registry of devices and sites: import, list, show, update.")
     app.add_typer(quarantine_app, name="quarantine", help="What was refused: list, show, redrive, discard.")
     app.command()(simulate)
     app.command()(cost)

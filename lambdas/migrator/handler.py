@@ -1,5 +1,6 @@
 """The handler of iot-telemetry-migrator: run by the deployment; raises, and so fails the deployment, when it must."""
 
+import json
 import os
 import time
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import psycopg
 from aws_lambda_powertools import Logger
 
-from lambdas.migrator.migrate import migrate, read_migrations
+from lambdas.migrator.migrate import apply_settings, migrate, read_migrations
 from lambdas.shared.database import DatabaseSecretError, read_secret
 from lambdas.shared.logins import connect_as_admin, ensure_clone, original_login, set_connection_limit, set_login
 
@@ -19,10 +20,12 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     """Migrates the schema, and gives the loader's login the password of its secret.
 
     DATABASE_WAIT_SECONDS is how long it waits for a database that is being set up; LOADER_CONNECTION_LIMIT is how many
-    connections each of the loader's logins may hold.
+    connections each of the loader's logins may hold; STORAGE_SETTINGS is a JSON object of columns of ingest.settings.
     """
     with _connect(float(os.environ.get("DATABASE_WAIT_SECONDS", "0"))) as connection:
         applied = migrate(connection, read_migrations())
+        if storage := os.environ.get("STORAGE_SETTINGS"):
+            apply_settings(connection, json.loads(storage))
         # Read only now: an instance that was being set up has said by now where it is.
         loader = read_secret(os.environ["LOADER_SECRET_ARN"])
         if limit := os.environ.get("LOADER_CONNECTION_LIMIT"):

@@ -1,10 +1,12 @@
 """Applies the numbered SQL files in `migrations/`: each once, in order, in a transaction of its own, under a lock."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg
+from psycopg import sql
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 _LOCK = 0x666C656574  # "fleet": whoever migrates this database takes this advisory lock
@@ -63,6 +65,19 @@ def migrate(connection: psycopg.Connection, migrations: list[Migration]) -> list
             if not connection.closed:
                 cursor.execute("SELECT pg_advisory_unlock(%s)", (_LOCK,))
     return pending
+
+
+def apply_settings(connection: psycopg.Connection, settings: Mapping[str, int]) -> None:
+    """Makes the database keep readings as `settings` say: columns of ingest.settings, and their values.
+
+    Raises psycopg.Error where it knows no such setting, or the value makes no sense; then nothing is changed.
+    """
+    columns = sql.SQL(", ").join(
+        sql.SQL("{} = {}").format(sql.Identifier(name), value) for name, value in settings.items()
+    )
+    with connection.transaction():
+        connection.execute(sql.SQL("UPDATE ingest.settings SET {}").format(columns))
+        connection.execute("SELECT ingest.apply_settings()")
 
 
 def _check_history(applied: dict[int, str], migrations: list[Migration]) -> None:

@@ -28,9 +28,9 @@ _head = Struct(">hi").pack
 _length = Struct(">i").pack
 _bigint = Struct(">iq").pack
 _smallint = Struct(">ih").pack
-_double = Struct(">id").pack
+_real = Struct(">if").pack
 # timestamp, seq and the four metrics, each but the first with its length: one call for most of a row.
-_measured = Struct(">qiqidididid").pack
+_measured = Struct(">qiqifififif").pack
 
 
 class Encoder:
@@ -53,14 +53,14 @@ class Encoder:
             if temperature is None or humidity is None or pressure is None or battery is None:
                 values = b"".join(
                     [
-                        _NULL if value is None else _double(8, value)
+                        _NULL if value is None else _real(4, value)
                         for value in (temperature, humidity, pressure, battery)
                     ]
                 )
                 middles.append(_bigint(8, microseconds)[4:] + _bigint(8, reading.seq) + values)
             else:
                 middles.append(
-                    _measured(microseconds, 8, reading.seq, 8, temperature, 8, humidity, 8, pressure, 8, battery)
+                    _measured(microseconds, 8, reading.seq, 4, temperature, 4, humidity, 4, pressure, 4, battery)
                 )
         return before + (after + before).join(middles) + after
 
@@ -75,7 +75,7 @@ class Encoder:
                 name,
                 _timestamp(row.timestamp),
                 _bigint(8, row.seq),
-                *[_NULL if value is None else _double(8, value) for value in metrics],
+                *[_NULL if value is None else _real(4, value) for value in metrics],
                 _NULL if extra is None else _length(len(extra) + 1) + _JSONB_VERSION + extra,
                 _smallint(2, row.quality),
                 _NULL if row.received_at is None else _timestamp(row.received_at),

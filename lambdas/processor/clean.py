@@ -33,7 +33,9 @@ _Pressure = Annotated[float, _range("pressure")]
 _Battery = Annotated[float, _range("battery")]
 
 
-class _Reading(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+class Reading(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    """A reading in perfect order."""
+
     ts: int
     seq: _Seq
     temperature: _Temperature | None = None
@@ -43,13 +45,13 @@ class _Reading(msgspec.Struct, forbid_unknown_fields=True, gc=False):
 
 
 class _Envelope(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    readings: Annotated[list[_Reading], Meta(min_length=1)]
+    readings: Annotated[list[Reading], Meta(min_length=1)]
     device_id: _DeviceId
     received_at: _ReceivedAt
     stamp: str
 
 
-class _Single(_Reading, forbid_unknown_fields=True, gc=False, kw_only=True):
+class _Single(Reading, forbid_unknown_fields=True, gc=False, kw_only=True):
     device_id: _DeviceId
     received_at: _ReceivedAt
     stamp: str
@@ -69,6 +71,13 @@ class Encoded(NamedTuple):
     """Smallest timestamp, in epoch milliseconds."""
     last: int
     """Greatest timestamp, in epoch milliseconds."""
+    device_id: str
+    received_at: int
+    """In epoch milliseconds."""
+    newest: Reading | None
+    """The reading with the greatest (ts, seq); None when several with other values are it."""
+    times: Sequence[int]
+    """Of each row, in epoch milliseconds."""
 
 
 def encode_clean(line: bytes, limits: Limits, encoder: Encoder) -> Encoded | None:
@@ -77,7 +86,7 @@ def encode_clean(line: bytes, limits: Limits, encoder: Encoder) -> Encoded | Non
         if line.startswith(b'{"readings"'):
             envelope = _decode_envelope(line)
             message: _Envelope | _Single = envelope
-            readings: Sequence[_Reading] = envelope.readings
+            readings: Sequence[Reading] = envelope.readings
         else:
             single = _decode_single(line)
             message, readings = single, (single,)
@@ -90,4 +99,18 @@ def encode_clean(line: bytes, limits: Limits, encoder: Encoder) -> Encoded | Non
     device_id = message.device_id
     if first < limits.oldest_milliseconds or last > limits.newest_milliseconds or not device_id.isprintable():
         return None
-    return Encoded(len(times), encoder.clean_rows(device_id, message.received_at, readings), first, last)
+    newest: Reading | None = readings[-1]
+    if times[-1] != last or times.count(last) > 1:
+        newest = _newest(readings)
+    rows = encoder.clean_rows(device_id, message.received_at, readings)
+    return Encoded(len(times), rows, first, last, device_id, message.received_at, newest, times)
+
+
+def _newest(readings: Sequence[Reading]) -> Reading | None:
+    order = max((reading.ts, reading.seq) for reading in readings)
+    newest, *others = (reading for reading in readings if (reading.ts, reading.seq) == order)
+    return newest if all(_values(other) == _values(newest) for other in others) else None
+
+
+def _values(reading: Reading) -> tuple[float | None, ...]:
+    return reading.temperature, reading.humidity, reading.pressure, reading.battery

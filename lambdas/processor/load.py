@@ -1,4 +1,4 @@
-"""Loads one object in one transaction: the claim in the ledger, the rows, the quarantine, the counts.
+"""Loads one object in one transaction: the claim in the ledger, the rows, each device's newest, the quarantine, the counts.
 
 Exactly once, twice over: the claim makes a second delivery of the same object do nothing; the unique index makes a
 reading that is already there (a QoS 1 redelivery in another object) a counted duplicate.
@@ -16,11 +16,13 @@ from psycopg import errors
 
 from lambdas.processor.binary_copy import COLUMNS, HEADER, TRAILER, Encoder
 from lambdas.processor.clean import encode_clean
+from lambdas.processor.latest import Latest
 from lambdas.processor.limits import Limits
 from lambdas.processor.parse import Row, parse_line
 from lambdas.processor.raw_object import Body, LongLine, ObjectVersion, UnreadableObjectError, line_blocks
 from lambdas.shared.contract import METRICS
 from lambdas.shared.quarantine import Spill
+from lambdas.shared.touched import Touched
 
 _COLUMNS = ", ".join(COLUMNS)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -130,7 +132,9 @@ def _store(
     try:
         with connection.transaction(), Pass(cursor, object_id, limits) as done:
             done.copy("telemetry", open_object)
-            return done.outcome(duplicates=0)
+            outcome = done.outcome(duplicates=0)
+            done.latest.keep(cursor, object_id)
+            return outcome
     except (errors.UniqueViolation, errors.DeadlockDetected):
         pass
     with connection.transaction(), Pass(cursor, object_id, limits) as done:
@@ -144,7 +148,9 @@ def _store(
         )
         stored = cursor.rowcount
         cursor.execute("DROP TABLE incoming")
-        return done.outcome(duplicates=done.rows - stored)
+        outcome = done.outcome(duplicates=done.rows - stored)
+        done.latest.keep(cursor, object_id)
+        return outcome
 
 
 class Pass:
@@ -160,6 +166,8 @@ class Pass:
         self._last: int | None = None
         self._out_of_range = 0
         self.rows = 0
+        self.latest = Latest()
+        self._touched = Touched()
 
     def __enter__(self) -> "Pass":
         return self
@@ -184,8 +192,11 @@ class Pass:
                     else:
                         data.append(clean.data)
                         self._count(clean.rows, clean.first, clean.last)
+                        self.latest.clean(clean)
+                        self._touched.add_all(clean.device_id, clean.times, clean.first, clean.last)
                 copy.write(b"".join(data))
             copy.write(TRAILER)
+            self.latest.encode()
 
     def _judge(self, number: int, line: bytes | LongLine, limits: Limits) -> list[bytes]:
         """The rows of a line that is not clean; what is no row is put aside for quarantine."""
@@ -195,6 +206,8 @@ class Pass:
                 milliseconds = (item.timestamp - _EPOCH) // _MILLISECOND
                 self._count(1, milliseconds, milliseconds)
                 self._out_of_range += item.quality & _OUT_OF_RANGE != 0
+                self.latest.row(item)
+                self._touched.add(item.device_id, milliseconds, milliseconds)
                 rows.append(self._encoder.row(item))
             else:
                 self._refused.add(item)
@@ -209,8 +222,10 @@ class Pass:
             self._last = last
 
     def outcome(self, *, duplicates: int) -> Outcome:
-        """Stores what was put aside and sums up."""
+        """Stores what was put aside, marks what the rollups do not know yet, and sums up."""
         self._refused.store(self._cursor, object_id=self._object_id)
+        if self.rows > duplicates:
+            self._touched.mark(self._cursor)
         return Outcome(
             "loaded",
             self._object_id,

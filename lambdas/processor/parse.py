@@ -16,6 +16,7 @@ from lambdas.shared.stamp import STAMP
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _BIGINT_MAX = 2**63 - 1
+_REAL_MAX = (2 - 2**-23) * 2.0**127
 _MAX_NAME_LENGTH = 128
 """Of a thing: https://docs.aws.amazon.com/iot/latest/apireference/API_CreateThing.html"""
 _OWN_MEMBERS = frozenset({"ts", "seq", *(metric.name for metric in METRICS)})
@@ -186,15 +187,10 @@ def _refuse_element(
 
 
 def _number(value: object) -> float | None:
-    """The value as a finite double, or None. `true` is not 1."""
-    if type(value) is float:
-        return value if math.isfinite(value) else None
-    if type(value) is int:
-        try:
-            return float(value)
-        except OverflowError:
-            return None
-    return None
+    """The value if the column, single precision, can hold it; else None. `true` is not 1, and NaN is within nothing."""
+    if type(value) is not float and type(value) is not int:
+        return None
+    return float(value) if -_REAL_MAX <= value <= _REAL_MAX else None
 
 
 def _timestamp(ts: object, limits: Limits) -> datetime:

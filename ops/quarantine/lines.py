@@ -10,11 +10,13 @@ import psycopg
 from psycopg import errors
 
 from lambdas.processor.binary_copy import COLUMNS, HEADER, TRAILER, Encoder
+from lambdas.processor.latest import refresh_latest
 from lambdas.processor.limits import Limits
 from lambdas.processor.parse import Row
 from lambdas.processor.raw_object import ObjectVersion, UnreadableObjectError, line_blocks
 from lambdas.shared import quarantine
 from lambdas.shared.quarantine import Quarantined
+from lambdas.shared.touched import Touched
 from ops.quarantine.judge import NOT_JUDGED, Refused, Verdict, judge, judge_kept, readings
 from ops.quarantine.outcome import Outcome, Tally
 from ops.quarantine.pipeline import ArchivedObjectError, Pipeline
@@ -78,6 +80,8 @@ class _Redrive:
         self._tally = Tally()
         self._rows = self._duplicates = self._resolved = self._added = 0
         self._times: list[datetime] = []
+        self._touched = Touched()
+        self._devices: set[str] = set()
 
     def run(self, numbers: Sequence[int]) -> Tally:
         # Longer than the connection's own: an object may be long in coming.
@@ -93,7 +97,9 @@ class _Redrive:
             self._cursor.execute("CREATE TEMPORARY TABLE redriven (LIKE telemetry) ON COMMIT DROP")
             seen = self._redrive(ObjectVersion(*version), claimed_at, numbers)
             self._cursor.execute("DROP TABLE redriven")
+            refresh_latest(self._cursor, self._devices)
             self._move_counts()
+            self._touched.mark(self._cursor)
         if seen < len(numbers):
             self._tally[Outcome("line", "", "resolved already")] += len(numbers) - seen
         return self._tally
@@ -162,6 +168,7 @@ class _Redrive:
                 self._tally[Outcome("line", refused.reason, "row" if key in stored else "duplicate")] += 1
                 stored.discard(key)
                 self._times.append(row.timestamp)
+                self._devices.add(row.device_id)
             for element in elements:
                 self._tally[Outcome("line", refused.reason, "stays", element.reason)] += 1
             quarantine.insert(self._cursor, elements, object_id=self._object_id)
@@ -186,6 +193,7 @@ class _Redrive:
             "RETURNING device_id, timestamp, seq"
         ).fetchall()
         self._cursor.execute("TRUNCATE redriven")
+        self._touched.add_rows((device_id, timestamp) for device_id, timestamp, _ in stored)
         self._rows += len(stored)
         self._duplicates += len(rows) - len(stored)
         return {(device_id, timestamp, seq) for device_id, timestamp, seq in stored}

@@ -3,10 +3,11 @@
 import time
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg
 
+from lambdas.processor.latest import refresh_latest
 from lambdas.processor.limits import Limits
 from lambdas.processor.load import Opener, Outcome, Pass, load_object, record_outcome
 from lambdas.processor.raw_object import ObjectVersion, UnreadableObjectError
@@ -72,11 +73,12 @@ def replace_object(
                 cursor.execute("SET LOCAL work_mem = '64MB'")
                 cursor.execute("CREATE TEMPORARY TABLE incoming (LIKE telemetry) ON COMMIT DROP")
                 done.copy("incoming", open_object)
-                found, checksum = _remove_rows(cursor, object_id, rows, first, last)
+                removed = _remove_rows(cursor, object_id, rows, first, last)
                 lines = _set_quarantine_aside(cursor, object_id)
-                before = Contents(status, found, duplicates, lines, checksum, rows, quarantined)
+                before = Contents(status, removed.rows, duplicates, lines, removed.checksum, rows, quarantined)
                 stored, checksum = _store_rows(cursor)
                 outcome = done.outcome(duplicates=done.rows - stored)
+                refresh_latest(cursor, removed.devices | done.latest.devices)
                 _restore_decisions(cursor, object_id)
                 cursor.execute("DROP TABLE incoming")
                 cursor.execute("DROP TABLE decided")
@@ -108,10 +110,16 @@ def _as_recorded(outcome: Outcome, checksum: int) -> Contents:
     )
 
 
+class _Removed(NamedTuple):
+    rows: int
+    checksum: int
+    devices: frozenset[str]
+
+
 def _remove_rows(
     cursor: psycopg.Cursor, object_id: int, expected: int, first: datetime | None, last: datetime | None
-) -> tuple[int, int]:
-    """Removes the object's rows; returns their number and checksum.
+) -> _Removed:
+    """Removes the object's rows; returns their number, checksum and devices.
 
     There is no index on object_id (it would cost every load), so they are found by the keys that the object holds now.
     Only when these are not all of them is the span of time searched that the ledger names.
@@ -121,30 +129,32 @@ def _remove_rows(
     cursor.execute("ANALYZE incoming")
     cursor.execute("SELECT min(timestamp), max(timestamp) FROM incoming")
     low, high = _one(cursor)
-    found, checksum = 0, 0
+    removed = _Removed(0, 0, frozenset())
     if low is not None:
         # The span is redundant, and lets the planner leave out the other chunks.
-        found, checksum = _delete(
+        removed = _delete(
             cursor,
             "USING incoming i WHERE t.object_id = %s AND t.timestamp BETWEEN %s AND %s "
             "AND t.device_id = i.device_id AND t.timestamp = i.timestamp AND t.seq = i.seq",
             (object_id, low, high),
         )
-    if found != expected and first is not None:
-        more, sum_of_more = _delete(
-            cursor, "WHERE t.object_id = %s AND t.timestamp BETWEEN %s AND %s", (object_id, first, last)
-        )
-        found, checksum = found + more, checksum + sum_of_more
-    return found, checksum
+    if removed.rows != expected and first is not None:
+        more = _delete(cursor, "WHERE t.object_id = %s AND t.timestamp BETWEEN %s AND %s", (object_id, first, last))
+        removed = _Removed(removed.rows + more.rows, removed.checksum + more.checksum, removed.devices | more.devices)
+    return removed
 
 
-def _delete(cursor: psycopg.Cursor, which: str, parameters: tuple[Any, ...]) -> tuple[int, int]:
+def _delete(cursor: psycopg.Cursor, which: str, parameters: tuple[Any, ...]) -> _Removed:
     cursor.execute(
-        f"WITH removed AS (DELETE FROM telemetry t {which} RETURNING t.*) SELECT count(*), {CHECKSUM} FROM removed",  # noqa: S608 - constants
+        f"WITH removed AS (DELETE FROM telemetry t {which} RETURNING t.*), "  # noqa: S608 - constants
+        "touched AS (INSERT INTO ingest.touched (first, last, device_ids) SELECT min(timestamp), max(timestamp), "
+        "array_agg(DISTINCT device_id) FROM removed GROUP BY date_trunc('hour', timestamp, 'UTC')), "
+        f"by_device AS (SELECT device_id, count(*) AS rows, {CHECKSUM} AS checksum FROM removed GROUP BY device_id) "
+        "SELECT coalesce(sum(rows), 0), coalesce(sum(checksum), 0), coalesce(array_agg(device_id), '{}') FROM by_device",
         parameters,
     )
-    rows, checksum = _one(cursor)
-    return rows, int(checksum)
+    rows, checksum, devices = _one(cursor)
+    return _Removed(int(rows), int(checksum), frozenset(devices))
 
 
 def _store_rows(cursor: psycopg.Cursor) -> tuple[int, int]:

@@ -89,10 +89,11 @@ def _row(device: str, seq: int) -> Row:
     """What a reading must become; every 97th is one that the fast parser leaves to the slow one."""
     number = int(device[-5:])
     at = datetime.fromtimestamp(_START_MS / 1000, UTC) + timedelta(milliseconds=seq * _STEP_MS)
-    values = (40 + seq % 500 / 10, 990 + seq % 300 / 10, 100 - seq % 1000 / 10)
+    # Of few enough digits that a real gives them back.
+    values = (40 + seq % 500 / 10, 990 + seq % 300 / 10, round(100 - seq % 1000 / 10, 1))
     if seq % 97 == 0:
         return (device, at, seq, None, *values, {"temperature": "hot"}, 1)
-    return (device, at, seq, number + seq / 1000, *values, None, 0)
+    return (device, at, seq, round(number + seq / 1000, 3), *values, None, 0)
 
 
 def assert_every_reading_once(dsn: str, objects: Iterable[RawObject]) -> None:

@@ -300,6 +300,7 @@ def test_the_functions_are_for_the_loader_only_and_no_way_to_more(database_dsn: 
         path = ["search_path=pg_catalog, pg_temp"]
         assert public == [
             ("client_connections", ["iot_loader"], path),
+            ("refresh_latest", ["iot_loader"], path),
             ("unarchived_wal_seconds", ["iot_loader"], path),
         ]
         connection.execute("SET ROLE iot_loader")

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from infra.connections import connection_budget
 from tests.infra.templates import ENVIRONMENTS, Synthesised, statements, synthesised
 from tests.infra.test_ingest import function, role_of, text
 
@@ -40,6 +41,22 @@ def test_the_sweeper_may_list_raw_objects_announce_them_and_read_its_secret(temp
     assert "Loader" in text(secret)
     policies = json.dumps(list(template.of_type("AWS::IAM::Policy").values()))
     assert '"Condition": {"StringLike": {"s3:prefix": "year=*"}}' in policies
+
+
+def test_maintenance_may_read_the_loaders_secret_and_nothing_else(template: Synthesised) -> None:
+    names = template.settings.names
+    granted = granted_to(template, names.maintenance)
+    assert set(granted) == SECRET | LOGS
+    [secret] = granted["secretsmanager:GetSecretValue"]
+    assert names.stack("database") in text(secret)
+    assert "Loader" in text(secret)
+
+
+def test_runs_of_maintenance_that_overlap_find_a_connection_each(template: Synthesised) -> None:
+    """It runs every minute, for as long as there is something to do; one run more may be about to end."""
+    names = template.settings.names
+    minutes = function(template, names.maintenance)["Timeout"] / 60
+    assert connection_budget(template.settings).loader[names.maintenance] >= minutes + 1
 
 
 def test_the_watch_may_read_its_secret_and_the_probe_may_ask_for_the_endpoint(template: Synthesised) -> None:
@@ -81,6 +98,7 @@ def test_everything_runs_when_it_should(template: Synthesised) -> None:
         (settings.names.sweeper, False): f"rate({settings.sweep_interval_minutes} minutes)",
         (settings.names.sweeper, True): "cron(17 3 * * ? *)",
         (settings.names.watch, None): "rate(1 minute)",
+        (settings.names.maintenance, None): "rate(1 minute)",
     }
     if settings.probe_iot:
         expected[settings.names.probe, None] = "rate(1 minute)"
@@ -99,7 +117,7 @@ def test_a_failed_run_is_not_run_again_beside_the_next(template: Synthesised) ->
 
 def test_what_talks_to_the_database_stands_beside_it_and_the_probe_outside(template: Synthesised) -> None:
     names = template.settings.names
-    for name in (names.sweeper, names.watch):
+    for name in (names.sweeper, names.watch, names.maintenance):
         assert ("VpcConfig" in function(template, name)) == (template.settings.database == "self_hosted"), name
     probes = [
         body["Properties"]
@@ -113,7 +131,8 @@ def test_what_talks_to_the_database_stands_beside_it_and_the_probe_outside(templ
 def test_a_run_of_the_watch_or_the_probe_is_over_before_the_next(template: Synthesised) -> None:
     names = template.settings.names
     for properties in (body["Properties"] for body in template.of_type("AWS::Lambda::Function").values()):
-        assert properties["FunctionName"] == names.sweeper or properties["Timeout"] < 60
+        long = {names.sweeper, names.maintenance}
+        assert properties["FunctionName"] in long or properties["Timeout"] < 60
         assert "ReservedConcurrentExecutions" not in properties
 
 

@@ -103,7 +103,7 @@ def test_a_row_in_binary() -> None:
         "é".encode(),
         struct.pack(">q", since_2000),
         struct.pack(">q", 5),
-        struct.pack(">d", 21.5),
+        struct.pack(">f", 21.5),
         None,
         None,
         None,

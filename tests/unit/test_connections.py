@@ -8,7 +8,7 @@ from infra.connections import LOADER_LOGINS, ConnectionBudget, connection_budget
 from infra.settings import load
 from tests.infra.templates import ENVIRONMENTS, Synthesised, synthesised
 
-_SCHEDULED = {"sweeper", "watch", "migrator", "rotation"}
+_SCHEDULED = {"sweeper", "watch", "maintenance", "migrator", "rotation"}
 """Names of functions without a limit on their concurrency: what invokes them has a schedule, or is the deployment."""
 _OF_NO_DATABASE = {"STAMP_SECRET_ARN"}
 

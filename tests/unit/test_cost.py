@@ -335,16 +335,16 @@ def test_an_instance_its_volumes_and_its_backups() -> None:
     assert bill.of("EC2") == pytest.approx(730 * 0.1071)
     assert bill.of("EBS") == pytest.approx((500 + 16) * 0.08 + 3000 * 0.005 + 125 * 0.04)
     # 7 days as rows and 83 in columnstore; a full backup lives for 7 + 7 days, so there are two.
-    rows = 864_000 * 7 * 210
-    full = rows / 2.5 + 864_000 * 83 * 210 / 12
+    rows = 864_000 * 7 * 195
+    full = rows / 2.5 + 864_000 * 83 * 195 / 12
     assert quantity(bill, "full, weekly") == pytest.approx(2 * full / 2**30)
-    assert quantity(bill, "differential") == pytest.approx(2 * 21 * 864_000 * 210 / 2.5 / 2**30)
+    assert quantity(bill, "differential") == pytest.approx(2 * 21 * 864_000 * 195 / 2.5 / 2**30)
     assert quantity(bill, "WAL", unit_contains="GiB") == pytest.approx(14 * 864_000 * 300 / 2.5 / 2**30)
     assert quantity(bill, "WAL segments") == pytest.approx(1440 * 730 / 24 / 1000)
 
 
 def test_a_volume_that_is_too_small_is_remarked() -> None:
-    remark = "the readings of 365 days need about 622 GiB; the volume has 50"
+    remark = "the readings of 365 days need about 578 GiB; the volume has 50"
     assert remark in remarks(fleet(), stacks())
     assert remark not in remarks(fleet(database_volume_gib=1000), stacks())
     assert "the database is external: what its operator charges is not reckoned" in remarks(
@@ -368,7 +368,7 @@ def test_rows_that_go_to_another_zone_are_paid_both_ways() -> None:
     loader["Properties"]["VpcConfig"] = {"SubnetIds": [{"Ref": "A"}, {"Ref": "B"}]}
     instance = {"Type": "AWS::EC2::Instance", "Properties": {"InstanceType": "r7g.large"}}
     bill = bill_of(fleet(), stacks(Loader=loader, Instance=instance))
-    assert quantity(bill, "rows to the database's zone") == pytest.approx(1000 * MONTH_SECONDS * 124 / 2 * 2 / 2**30)
+    assert quantity(bill, "rows to the database's zone") == pytest.approx(1000 * MONTH_SECONDS * 108 / 2 * 2 / 2**30)
 
 
 def test_alarms_by_the_metrics_they_look_at() -> None:

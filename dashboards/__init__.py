@@ -1,0 +1,1 @@
+"""Grafana dashboards as code, the JSON made of it, and what Grafana is provisioned with."""

@@ -1,0 +1,1 @@
+"""iot-telemetry-maintenance: brings the rollups up to date every minute, and drops what is past its retention."""
