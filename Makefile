@@ -32,8 +32,9 @@ up: setup ## Start the local environment
 down: setup ## Stop it
 	@$(BIN)/fleet down
 
-docs: setup ## Write the generated parts of docs/ again
+docs: setup ## Write the generated parts of docs/ and dashboards/ again
 	@$(BIN)/python -m ops.documents
+	@$(BIN)/python -m dashboards.build
 
 snapshots: setup ## Record prod's templates again, to look at what changed with git diff
 	@$(BIN)/python -m tests.infra.snapshots

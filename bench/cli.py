@@ -48,3 +48,33 @@ def storage(
     figures = benchmark.run(rows, console)
     if json_file is not None:
         json_file.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+@app.command()
+def queries(
+    rows: Annotated[int, typer.Option(help="Readings in the database.", min=10_000)] = 10_000_000,
+    json_file: JsonFile = None,
+) -> None:
+    """Every panel of the dashboards at 1 hour, 24 hours and 30 days (about ten minutes)."""
+    from bench import queries as benchmark
+
+    if json_file is not None and not os.access(json_file.absolute().parent, os.W_OK):
+        raise UserError(f"--json {json_file}: the folder is not writable or does not exist")
+    figures = benchmark.run(rows, console)
+    if json_file is not None:
+        json_file.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+@app.command()
+def anomalies(
+    data: Annotated[Path, typer.Option(help="A checkout of the Numenta Anomaly Benchmark (github.com/numenta/NAB).")],
+    json_file: JsonFile = None,
+) -> None:
+    """The loader's detector beside a plain 3-sigma rule, scored as the Numenta Anomaly Benchmark does."""
+    from bench import anomalies as benchmark
+
+    if json_file is not None and not os.access(json_file.absolute().parent, os.W_OK):
+        raise UserError(f"--json {json_file}: the folder is not writable or does not exist")
+    figures = benchmark.run(data, console)
+    if json_file is not None:
+        json_file.write_text(json.dumps(figures, indent=2) + "\n")

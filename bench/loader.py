@@ -66,8 +66,8 @@ class Bench:
         """An empty table, and no write of an earlier measurement still to be done."""
         with psycopg.connect(self.dsn, autocommit=True) as connection:
             connection.execute(
-                "TRUNCATE telemetry, device_latest, ingest.touched, ingest.objects, ingest.quarantine "
-                "RESTART IDENTITY CASCADE"
+                "TRUNCATE telemetry, device_latest, anomalies, ingest.detector, ingest.duplicates, ingest.touched, "
+                "ingest.objects, ingest.quarantine RESTART IDENTITY CASCADE"
             )
             connection.execute("CHECKPOINT")
 
@@ -81,10 +81,11 @@ class Bench:
         """This process's, with the password where libpq looks for it rather than on a command line."""
         return {**os.environ, "PGPASSWORD": str(conninfo_to_dict(self.dsn).get("password", ""))}
 
-    def load(self, files: list[Path]) -> dict[str, float]:
+    def load(self, files: list[Path], *, detection: bool = True) -> dict[str, float]:
         """The loader's own figures for these objects."""
+        options = [] if detection else ["--without-detection"]
         done = subprocess.run(
-            [sys.executable, "-m", "bench.loader_process", _without_password(self.dsn), *map(str, files)],
+            [sys.executable, "-m", "bench.loader_process", *options, _without_password(self.dsn), *map(str, files)],
             cwd=ROOT,
             env=self._environment(),
             capture_output=True,
@@ -169,8 +170,11 @@ def run(rows: int, largest: int, console: Console) -> dict[str, float]:
 def _measure(bench: Bench, largest: int, console: Console) -> dict[str, float]:
     result = Result()
     psql, one, forty, peak = [], [], [], 0.0
+    without: dict[str, list[float]] = {"one": [], "forty": []}
     for number in range(_ROUNDS):
-        console.print(f"[dim]round {number + 1} of {_ROUNDS}: psql, one object, forty objects")
+        console.print(
+            f"[dim]round {number + 1} of {_ROUNDS}: psql, one object, forty objects, with and without detection"
+        )
         bench.empty()
         psql.append(bench.rows / bench.psql_copy())
         bench.empty()
@@ -179,13 +183,24 @@ def _measure(bench: Bench, largest: int, console: Console) -> dict[str, float]:
         peak = max(peak, figures["peak_rss_mb"])
         cpu = figures["cpu_seconds"] / figures["seconds"]
         bench.empty()
+        without["one"].append(bench.rows / bench.load(bench.one, detection=False)["seconds"])
+        bench.empty()
         forty.append(bench.rows / bench.load(bench.forty)["seconds"])
+        bench.empty()
+        without["forty"].append(bench.rows / bench.load(bench.forty, detection=False)["seconds"])
     reference = statistics.median(psql)
     ours = statistics.median(one)
     ratios = [a / b for a, b in zip(one, psql, strict=True)]
     result.add("psql \\copy of CSV", reference, reference)
     result.add("loader, one object", ours, reference, f"median of {_ROUNDS} pairs; Python busy {cpu:.0%} of the time")
     result.add("loader, forty objects", statistics.median(forty), reference, "a transaction each")
+    costs = {"one": _cost(one, without["one"]), "forty": _cost(forty, without["forty"])}
+    for objects, cost in costs.items():
+        plural = "object" if objects == "one" else "objects"
+        note = f"detection costs {cost:.1%}"
+        result.add(
+            f"the same without detection, {objects} {plural}", statistics.median(without[objects]), reference, note
+        )
     bench.empty()
     many = bench.executemany()
     result.add("executemany, ON CONFLICT", many, reference, f"first {min(bench.rows, _EXECUTEMANY_ROWS):,} rows")
@@ -211,10 +226,18 @@ def _measure(bench: Bench, largest: int, console: Console) -> dict[str, float]:
         "ratio_vs_psql_copy": statistics.median(ratios),
         "ratio_vs_psql_copy_forty_objects": statistics.median(a / b for a, b in zip(forty, psql, strict=True)),
         "ratio_vs_executemany": ours / many,
+        "detection_cost": max(costs.values()),
+        "detection_cost_one_object": costs["one"],
+        "detection_cost_forty_objects": costs["forty"],
         "ratio_all_duplicates": duplicates[100] / reference,
         "peak_rss_mb": peak,
         **package,
     }
+
+
+def _cost(rates: list[float], without: list[float]) -> float:
+    """The share of the rate that something costs, measured in pairs so that noise hits both."""
+    return 1 - statistics.median(a / b for a, b in zip(rates, without, strict=True))
 
 
 def _duplicates(bench: Bench, share: int) -> float:

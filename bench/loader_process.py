@@ -1,6 +1,6 @@
 """Loads files with the loader, in a process of its own so that its memory is its own; prints figures as JSON.
 
-`python -m bench.loader_process DSN FILE...`, with the password in PGPASSWORD.
+`python -m bench.loader_process [--without-detection] DSN FILE...`, with the password in PGPASSWORD.
 """
 
 import json
@@ -14,6 +14,7 @@ from typing import BinaryIO
 import psycopg
 
 from bench.data import STAMP
+from lambdas.processor.detection.detector import Detector
 from lambdas.processor.limits import Limits
 from lambdas.processor.load import load_object
 from lambdas.processor.raw_object import ObjectVersion
@@ -22,19 +23,22 @@ from lambdas.shared.stamp import Stamps
 
 def main() -> None:
     """Loads every file as one object."""
-    dsn, *files = sys.argv[1:]
+    arguments = sys.argv[1:]
+    detector = Detector() if arguments[0] != "--without-detection" else None
+    dsn, *files = arguments if detector is not None else arguments[1:]
     limits = Limits.around(datetime.now(UTC), retention_days=3650, max_future_seconds=3600, stamps=Stamps(STAMP))
-    rows = duplicates = 0
+    rows = duplicates = checked = 0
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute("SET ROLE iot_loader")
         started, cpu = time.perf_counter(), time.process_time()
         for file in files:
             version = ObjectVersion("bench", file, "", Path(file).stat().st_size)
-            outcome = load_object(connection, version, partial(_open, file), limits)
-            if outcome.status != "loaded" or outcome.quarantined:
+            outcome = load_object(connection, version, partial(_open, file), limits, detector)
+            if outcome.status != "loaded" or outcome.quarantined or outcome.detection_faults:
                 sys.exit(f"{file}: {outcome}")
             rows += outcome.rows
             duplicates += outcome.duplicates
+            checked += outcome.checked
         seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
     print(
         json.dumps(
@@ -43,6 +47,7 @@ def main() -> None:
                 "cpu_seconds": cpu,
                 "rows": rows,
                 "duplicates": duplicates,
+                "checked": checked,
                 "peak_rss_mb": _peak_rss_mb(),
             }
         )

@@ -7,12 +7,14 @@ Core 40 to 200 ms after its last reading, which is what the column `received_at`
 import gzip
 import io
 import random
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import orjson
 import psycopg
+from psycopg import sql
 from rich.console import Console
 from rich.table import Table
 
@@ -61,6 +63,10 @@ def run(rows: int, console: Console) -> dict[str, float]:
             _add(table, "compressed", after, rows)
             figures |= {"bytes_per_reading_after": after.total / rows, "ratio": before.total / after.total}
         console.print(table)
+        if "ratio" in figures:
+            columns = compressed_columns(connection)
+            console.print(_column_table(columns, rows))
+            figures |= {f"bytes_per_reading_of_{name}": size_bytes / rows for name, size_bytes in columns.items()}
         if "ratio" not in figures:
             console.print(
                 "not compressed: this server has TimescaleDB's Apache edition, which has no columnstore; "
@@ -71,6 +77,34 @@ def run(rows: int, console: Console) -> dict[str, float]:
 
 def _add(table: Table, what: str, size: Size, rows: int) -> None:
     table.add_row(what, *(f"{part / rows:.2f}" for part in (size.total, size.table, size.indexes, size.toast)))
+
+
+def compressed_columns(connection: psycopg.Connection) -> dict[str, int]:
+    """Bytes of each column in the compressed chunks, the greatest first; `metadata` is what finds the batches."""
+    chunks = connection.execute(
+        "SELECT small.schema_name, small.table_name FROM _timescaledb_catalog.chunk whole "
+        "JOIN _timescaledb_catalog.chunk small ON small.id = whole.compressed_chunk_id "
+        "JOIN _timescaledb_catalog.hypertable h ON h.id = whole.hypertable_id "
+        "WHERE h.schema_name = 'public' AND h.table_name = 'telemetry'"
+    ).fetchall()
+    sizes: Counter[str] = Counter()
+    for schema, name in chunks:
+        relation = sql.Identifier(schema, name)
+        found = connection.execute(sql.SQL("SELECT * FROM {} LIMIT 0").format(relation)).description or ()
+        names = [column.name for column in found]
+        total = sql.SQL("coalesce(sum(pg_column_size({})), 0)::bigint")
+        parts = sql.SQL(", ").join(total.format(sql.Identifier(column)) for column in names)
+        row = connection.execute(sql.SQL("SELECT {} FROM {}").format(parts, relation)).fetchone() or ()
+        for column, size_bytes in zip(names, row, strict=True):
+            sizes["metadata" if column.startswith("_ts_meta") else column] += size_bytes
+    return dict(sizes.most_common())
+
+
+def _column_table(columns: dict[str, int], rows: int) -> Table:
+    table = Table("compressed column", "bytes per reading")
+    for name, size_bytes in columns.items():
+        table.add_row(name, f"{size_bytes / rows:.2f}")
+    return table
 
 
 def _load(connection: psycopg.Connection, rows: int) -> None:

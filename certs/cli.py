@@ -1,6 +1,6 @@
 """`fleet certs`: issue, register, list, check and unregister device identities."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -93,6 +93,8 @@ def register(
         f"registered in {env}: {len(report.created)} created, {len(report.existing)} as they were,"
         f" {len(report.repaired)} repaired"
     )
+    # Of those that were as they were, somebody may have taken one out of service by other means, and meant it.
+    _tell_registry(env, [*report.created, *report.repaired], active=True)
 
 
 @app.command("list")
@@ -168,6 +170,29 @@ def unregister(
     for name in names if discard_keys else ():
         identities.discard(name)
     typer.echo(f"unregistered in {env}: {len(report.removed)} removed, {len(report.absent)} were not there")
+    _tell_registry(env, names, active=False)
+
+
+def _tell_registry(env: str, names: Sequence[str], *, active: bool) -> None:
+    """Says in the registry whether the devices are in service, where its database is reachable; else how to do it later."""
+    from ops.devices.service import set_active
+
+    if not names:
+        return
+    done = "in service again" if active else "out of service"
+    try:
+        changed = set_active(env, names, active=active)
+    except UserError as error:
+        option = "--active" if active else "--inactive"
+        env_option = "" if env == LOCAL else f" --env {env}"
+        which = names[0] if len(names) == 1 else "THING"
+        typer.echo(
+            f"the registry does not know ({error}): later, for each, fleet devices update {which} {option}{env_option}",
+            err=True,
+        )
+        return
+    if changed:
+        typer.echo(f"{changed} {done} in the registry")
 
 
 def _store(folder: Path | None, env: str) -> IdentityStore:

@@ -65,6 +65,7 @@ def build(app: App, settings: Settings) -> None:
         names.stack("ingest"),
         admin_secret=database.admin_secret,
         loader_secret=database.loader_secret,
+        consumer_secrets=database.consumer_secrets,
         network=functions,
         key=base.key,
         access_logs=base.access_logs,

@@ -5,12 +5,13 @@ there are. https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-scaling.htm
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from infra.settings import Settings
 
 LOADER_LOGINS = ("iot_loader", "iot_loader_clone")
 """The two names that rotation alternates between (docs/passwords.md)."""
+_OF_CONSUMERS = {"grafana": 10, "scada": 5}
 RULE_ERRORS_MAX_CONCURRENCY = 2
 """Of the function that quarantines messages whose rule action failed, hence its database connections."""
 _SUPERUSER_RESERVE = 3
@@ -29,12 +30,14 @@ class ConnectionBudget:
     admin: Mapping[str, int]
     """Of those that log in with the admin's, by function name."""
     people: Mapping[str, int]
-    """Of what is no function: operators, dashboards, what runs on the instance itself."""
+    """Of what is no function and has no limit: operators, what runs on the instance itself."""
+    consumers: Mapping[str, int] = field(default_factory=dict)
+    """Of those who only read, by login."""
 
     @property
     def clients(self) -> dict[str, int]:
         """Every client and its connections."""
-        return {**self.loader, **self.admin, **self.people}
+        return {**self.loader, **self.admin, **self.consumers, **self.people}
 
     @property
     def superuser_reserve(self) -> int:
@@ -52,9 +55,10 @@ class ConnectionBudget:
         """The CONNECTION LIMIT of each role that has one.
 
         Each of the loader's logins may hold all of the loader's connections, since after a rotation all clients move
-        to the other one; there are not more clients for that, so `max_connections` counts them once.
+        to the other one; there are not more clients for that, so `max_connections` counts them once. So it is with a
+        consumer's: the migrator gives the second login the limit of the first.
         """
-        return dict.fromkeys(LOADER_LOGINS, sum(self.loader.values()))
+        return {**dict.fromkeys(LOADER_LOGINS, sum(self.loader.values())), **self.consumers}
 
 
 def connection_budget(settings: Settings) -> ConnectionBudget:
@@ -73,8 +77,9 @@ def connection_budget(settings: Settings) -> ConnectionBudget:
         },
         admin={
             names.migrator: 1,
-            # Two secrets, each of which may be rotated while the other is.
-            names.rotation: 2,
+            # The admin's secret and one for each login, all of which may be rotated at once.
+            names.rotation: 2 + len(settings.consumers),
         },
-        people={"operators": 10, "dashboards": 10, "backup and agent": 4},
+        consumers={name: _OF_CONSUMERS[name] for name in settings.consumers},
+        people={"operators": 10, "backup and agent": 4},
     )

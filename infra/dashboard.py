@@ -16,13 +16,14 @@ from constructs import Construct
 from infra.alarms.arrival import freshness_threshold_seconds
 from infra.alarms.metrics import Metrics
 from infra.alarms.model import Metric
-from infra.alarms.rows import latency_threshold_seconds
+from infra.alarms.rows import detection_threshold_seconds, latency_threshold_seconds
 from infra.settings import Settings
 
 _WIDTH = 24
 _BROKER = ("Connect.Success", "Connect.AuthError", "Connect.ServerError", "PublishIn.Success", "PublishIn.ServerError")
 _READINGS = ("Rows", "ReadingsChecked", "ReadingsOutOfRange", "Duplicates", "Quarantined")
 _SLO_LATENCY_SECONDS = 5
+_SLO_DETECTION_SECONDS = 30
 _SLO_LOSS_PARTS_PER_MILLION = 100
 _SLO_OFFLINE_PERCENT = 0.5
 
@@ -163,9 +164,27 @@ def _segments(settings: Settings, metrics: Metrics, instance_id: str | None) -> 
             ),
             _Chart("Quarantined (ppm)", [metrics.watch("QuarantinedPartsPerMillion")], {"alarm": 1000}),
         ],
+        "Anomalies": [
+            _Chart(
+                "Open",
+                [metrics.watch(f"AnomaliesOpen{severity}") for severity in ("Critical", "Warning", "Info")],
+            ),
+            _Chart("Found", [metrics.watch("AnomaliesDetected"), metrics.watch("AnomaliesCritical")]),
+            _Chart(
+                "From device to episode, p95 (s)",
+                [metrics.watch("AnomalyDetectionSeconds")],
+                {"SLO": _SLO_DETECTION_SECONDS, "alarm": detection_threshold_seconds(settings)},
+            ),
+        ],
         "Database": [
             _Chart("Connections used (%)", [metrics.watch("DatabaseConnectionsPercent")], {"alarm": 80}),
             _Chart("Size (bytes)", [metrics.watch("DatabaseBytes")]),
+            _Chart(
+                "Oldest change that rollups lack (s)",
+                [metrics.of_function(names.maintenance, "OldestTouchedSeconds", "Maximum")],
+                {"alarm": 600},
+            ),
+            _Chart("Rollups computed (buckets)", [metrics.of_function(names.maintenance, "BucketsRecomputed", "Sum")]),
         ],
     }
     if instance_id:

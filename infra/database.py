@@ -1,9 +1,10 @@
-"""The Database stack: who the functions are to TimescaleDB, and the database itself where it is ours.
+"""The Database stack: who functions and consumers are to TimescaleDB, and the database itself where it is ours.
 
 Each role has a secret with the members `host`, `port`, `dbname`, `username`, `password` and `ca` (PEM of the authority
 that signed the server's certificate; empty means the operating system's own authorities). Where the database is
 somewhere else, the operator fills in where (docs/database.md); an instance of ours is known here, and fills in `ca` itself.
-Passwords are made here; the migrator gives the loader's to the database.
+Passwords are made here; the migrator gives those of the loader and of consumers to the database, and tells the secrets
+of consumers where it is.
 """
 
 import json
@@ -24,7 +25,7 @@ from infra.settings import Settings
 
 
 class DatabaseStack(Stack):
-    """The connection secrets of the admin (used by the migrator only) and of the loader; in a `network`, the database."""
+    """The connection secrets of the admin (used by the migrator only), the loader and consumers; in a `network`, the database."""
 
     def __init__(
         self,
@@ -42,6 +43,8 @@ class DatabaseStack(Stack):
         host = settings.names.database_host if network else ""
         self.admin_secret = self._secret("Admin", "admin", ADMIN_USER, host)
         self.loader_secret = self._secret("Loader", "loader", "iot_loader", host)
+        self.consumer_secrets = {name: self._secret(name.capitalize(), name, name, host) for name in settings.consumers}
+        """By login."""
         self.server = (
             SelfHostedDatabase(
                 self,
@@ -65,7 +68,7 @@ class DatabaseStack(Stack):
                 network=network.functions if network else None,
                 key=key,
                 admin_secret=self.admin_secret,
-                secrets=[self.loader_secret],
+                secrets=[self.loader_secret, *self.consumer_secrets.values()],
             )
 
     def _secret(self, construct_id: str, role: str, username: str, host: str) -> KeyedSecret:

@@ -1,6 +1,7 @@
 """The Ingest stack, in the order in which data flows: devices, rule, Firehose, bucket, queue, loader, database."""
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from aws_cdk import CfnOutput, Duration, Stack, triggers
@@ -17,6 +18,7 @@ from infra.connections import RULE_ERRORS_MAX_CONCURRENCY, connection_budget
 from infra.constructs.function import Function
 from infra.constructs.queue import queue_with_dead_letters
 from infra.constructs.retention import removal_policy
+from infra.constructs.secret import KeyedSecret
 from infra.nag import acknowledge, over
 from infra.names import RAW_PREFIX
 from infra.network import FunctionNetwork
@@ -38,6 +40,7 @@ class IngestStack(Stack):
         settings: Settings,
         admin_secret: secretsmanager.ISecret,
         loader_secret: secretsmanager.ISecret,
+        consumer_secrets: Mapping[str, KeyedSecret],
         network: FunctionNetwork | None,
         key: kms.IKey,
         access_logs: s3.IBucket,
@@ -61,7 +64,7 @@ class IngestStack(Stack):
         loader = self._loader(bucket, object_queue, loader_secret, stamp)
         self._rule_errors_loader(rule_errors, loader_secret)
         if settings.migrate_on_deploy:
-            self._migrator(loader, admin_secret, loader_secret)
+            self._migrator(loader, admin_secret, loader_secret, consumer_secrets)
 
         for name, value in {
             "BucketName": bucket.bucket_name,
@@ -164,9 +167,14 @@ class IngestStack(Stack):
         )
 
     def _migrator(
-        self, loader: lambda_.Function, admin_secret: secretsmanager.ISecret, loader_secret: secretsmanager.ISecret
+        self,
+        loader: lambda_.Function,
+        admin_secret: secretsmanager.ISecret,
+        loader_secret: secretsmanager.ISecret,
+        consumer_secrets: Mapping[str, KeyedSecret],
     ) -> None:
         """Runs once per deployment that changes it, before the new loader; its failure fails the deployment."""
+        limits = connection_budget(self._settings).limits
         migrator = Function(
             self,
             "Migrator",
@@ -182,7 +190,9 @@ class IngestStack(Stack):
             environment={
                 "ADMIN_SECRET_ARN": admin_secret.secret_arn,
                 "LOADER_SECRET_ARN": loader_secret.secret_arn,
-                "LOADER_CONNECTION_LIMIT": str(connection_budget(self._settings).limits["iot_loader"]),
+                "LOADER_CONNECTION_LIMIT": str(limits["iot_loader"]),
+                **{f"{name.upper()}_SECRET_ARN": secret.secret_arn for name, secret in consumer_secrets.items()},
+                **{f"{name.upper()}_CONNECTION_LIMIT": str(limits[name]) for name in consumer_secrets},
                 # Columns of ingest.settings.
                 "STORAGE_SETTINGS": json.dumps(
                     {
@@ -198,4 +208,8 @@ class IngestStack(Stack):
         ).function
         admin_secret.grant_read(migrator)
         loader_secret.grant_read(migrator)
+        for secret in consumer_secrets.values():
+            secret.grant_read(migrator)
+            # It knows where the database is from the admin's, and so nobody has to say it once more.
+            secret.grant_put(migrator)
         triggers.Trigger(self, "Migrate", handler=migrator, timeout=Duration.minutes(10), execute_before=[loader])

@@ -48,6 +48,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     backup_retention_days: Annotated[int, Meta(ge=1, le=365)] = 7
     rotate_passwords_days: Annotated[int, Meta(ge=1, le=365)] | None = 30
     """How often Secrets Manager has the loader's password changed; None: never (the emulator cannot)."""
+    grafana_login: bool = True
+    """A login of its own for Grafana and analysts, with a secret (docs/consumers.md); False: it may not log in."""
+    scada_login: bool = True
+    """The same for SCADA systems, which see the schema `scada` and nothing else."""
     access_log_days: Annotated[int, Meta(ge=1, le=3650)] = 90
     replica_region: Annotated[str, Meta(pattern=r"^[a-z]{2}(-[a-z]+)+-\d$")] | None = None
     """Copy every raw object to a bucket in this region too; needs account and region to be given."""
@@ -127,6 +131,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Fail the synthesis on findings of cdk-nag's rule packs."""
     lambda_platform: Literal["aws", "host"] = "aws"
     """Wheels for Lambda on Graviton, or for this machine's own Python, which is what the emulator runs."""
+
+    @property
+    def consumers(self) -> tuple[str, ...]:
+        """The database logins of those who only read, each with a secret of that name."""
+        return tuple(name for name, wanted in (("grafana", self.grafana_login), ("scada", self.scada_login)) if wanted)
 
     @property
     def names(self) -> Names:

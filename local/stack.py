@@ -146,11 +146,12 @@ def _migrate(emulator: Emulator, admin: DatabaseSecret, progress: Progress) -> N
     where: dict[str, Any] = {"host": admin.host, "port": admin.port, "dbname": admin.dbname, "ca": admin.ca}
     credentials = {"username": admin.username, "password": admin.password}
     _fill_in(secrets, names.secret("admin"), where | credentials)
-    loader = _fill_in(secrets, names.secret("loader"), where)
+    logins = [_fill_in(secrets, names.secret(role), where) for role in ("loader", *load("local").consumers)]
     try:
         with connect(admin, application_name="fleet up", statement_timeout_seconds=300) as connection:
             applied = migrate(connection, read_migrations())
-            set_login(connection, loader["username"], loader["password"])
+            for login in logins:
+                set_login(connection, login["username"], login["password"])
     except (psycopg.Error, MigrationError) as error:
         raise UserError(
             f"cannot migrate the database at {admin.host}:{admin.port}: {str(error).splitlines()[0]}"

@@ -148,8 +148,10 @@ def demo(
         console.print(demonstration.table(report, balance))
         if json_file is not None:
             json_file.write_text(json.dumps(balance.as_json(), indent=2) + "\n")
-        for line in demonstration.where_next(stack.read_state(), keep=keep):
-            console.print(line, highlight=False, soft_wrap=True)
+        with console.status("writing the page of dashboards"):
+            lines = demonstration.preview_lines()
+        for line in [*lines, *demonstration.where_next(stack.read_state(), keep=keep)]:
+            console.print(line, highlight=False, soft_wrap=True, markup=False)
     finally:
         if not keep:
             stack.down(_progress)
@@ -170,18 +172,26 @@ def _add_rooms() -> None:
     """The commands that live beside the code they are about."""
     from bench.cli import app as bench_app
     from certs.cli import app as certs_app
+    from ops.anomalies.cli import app as anomalies_app
     from ops.cost.cli import cost
+    from ops.dashboards.cli import app as dashboards_app
     from ops.devices.cli import app as devices_app
+    from ops.export.cli import export
+    from ops.quality.cli import quality
     from ops.quarantine.cli import app as quarantine_app
     from ops.replay.cli import rebuild, replay
     from simulator.cli import simulate
 
+    app.add_typer(anomalies_app, name="anomalies", help="What was found wrong with readings: list, show, resolve.")
     app.add_typer(bench_app, name="bench", help="Benchmarks: ours and a reference in one run, with the ratio.")
     app.add_typer(certs_app, name="certs", help="Device identities: issue, register, list, check, unregister.")
+    app.add_typer(dashboards_app, name="dashboards", help="Grafana's dashboards: import, export, preview, container.")
     app.add_typer(devices_app, name="devices", help="The registry of devices and sites: import, list, show, update.")
     app.add_typer(quarantine_app, name="quarantine", help="What was refused: list, show, redrive, discard.")
     app.command()(simulate)
     app.command()(cost)
+    app.command()(export)
+    app.command()(quality)
     app.command()(replay)
     app.command()(rebuild)
 

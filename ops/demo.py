@@ -1,6 +1,7 @@
 """`fleet demo`: a simulated fleet through the whole deployed pipeline, and the balance that proves where each reading is."""
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -8,13 +9,16 @@ from datetime import timedelta
 from rich.console import Console
 from rich.table import Table
 
+from dashboards.preview.collect import one_line
 from infra.settings import load
+from lambdas.maintenance.work import maintain
 from local import emulator, timescaledb
 from local.session import AwsSession, emulator_session
 from local.state import State
 from ops import balance
 from ops.aws import outputs
 from ops.balance import Balance, Pipeline
+from ops.dashboards.preview import default_path, failure_lines, reader, write_preview
 from ops.errors import UserError
 from ops.paths import LOCAL
 from ops.target import database, ensure_devices, mqtt_endpoint
@@ -24,6 +28,7 @@ from simulator.report import Progress, RunReport
 
 READINGS_PER_SECOND = 1_000
 STALLED_SECONDS = 60.0
+_MAINTENANCE_SECONDS = 2.0
 FLEET = ".venv/bin/fleet"
 
 
@@ -157,6 +162,20 @@ def where_next(state: State, *, keep: bool) -> list[str]:
         f"  status   {FLEET} status",
         f"  stop     {FLEET} down",
     ]
+
+
+def preview_lines() -> list[str]:
+    """Writes the page of dashboards, and says where it is, or in one line why it is not."""
+    try:
+        with database("local", application_name="fleet demo") as connection:
+            # The scheduled maintenance would come within the minute; the page is written now.
+            until = time.monotonic() + _MAINTENANCE_SECONDS
+            maintain(connection, enough=lambda: time.monotonic() > until)
+        with reader("local") as connection:
+            written = write_preview(connection, "local", default_path("local"))
+    except Exception as error:  # whatever is wrong with a page says nothing of the readings, which are what counts here
+        return ["", f"The page of all dashboards was not written: {one_line(error)}"]
+    return ["", f"All dashboards, to open in a browser: {written.summary()}", *failure_lines(written)]
 
 
 def psql_command(state: State) -> str:

@@ -4,7 +4,9 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
+from lambdas.shared.contract import METRICS
 from simulator.endpoint import Endpoint
 
 Check = Callable[[object], object]
@@ -50,6 +52,23 @@ def _range(low: float, high: float) -> Check:
         return lowest, highest
 
     return check
+
+
+def _plausible(name: str) -> Check:
+    """A range of a metric within what the telemetry contract calls plausible; only spikes go beyond it."""
+    (metric,) = (each for each in METRICS if each.name == name)
+    check = _range(-math.inf, math.inf)
+
+    def within(value: object) -> object:
+        lowest, highest = found = cast(tuple[float, float], check(value))
+        if lowest < metric.low or highest > metric.high:
+            raise ValueError(
+                f"it must be from {metric.low:g} to {metric.high:g} {metric.unit}, which is what is plausible; "
+                "for values beyond that use anomaly.spike_factor"
+            )
+        return found
+
+    return within
 
 
 def _flag(value: object) -> bool:
@@ -106,8 +125,8 @@ SETTINGS = (
     Setting("devices.buffer_readings", "buffer_readings", None, _whole(1)),
     Setting("telemetry.interval_seconds", "interval_seconds", "--interval", _number(0, above=True)),
     Setting("telemetry.duration_seconds", "duration_seconds", "--duration", _duration),
-    Setting("telemetry.temperature_range", "temperature_range", None, _range(-100, 200)),
-    Setting("telemetry.humidity_range", "humidity_range", None, _range(0, 100)),
+    Setting("telemetry.temperature_range", "temperature_range", None, _plausible("temperature")),
+    Setting("telemetry.humidity_range", "humidity_range", None, _plausible("humidity")),
     Setting("telemetry.batch", "batch", "--batch", _whole(1, 1000)),
     Setting("telemetry.linger_seconds", "linger_seconds", None, _number(0)),
     Setting("telemetry.seed", "seed", "--seed", _whole(0)),

@@ -11,7 +11,8 @@ from typing import Any
 from simulator.config import SimulatorConfig
 
 _DAY_MS = 86_400_000
-_PRESSURE_LIMITS_HPA = (870.0, 1085.0)  # lowest and highest ever measured at sea level
+# Lowest and highest ever measured at sea level, which is narrower than what a sensor may plausibly report anywhere.
+_PRESSURE_LIMITS_HPA = (870.0, 1085.0)
 
 
 class _Wander:

@@ -28,6 +28,7 @@ def catalogue(settings: Settings, *, database_instance_id: str | None) -> tuple[
         *(upkeep.own_database(metrics) if own and settings.database_instance == "present" else ()),
         *(upkeep.instance(settings, metrics, database_instance_id) if database_instance_id else ()),
         *upkeep.schedules(settings, metrics),
+        *upkeep.maintenance(metrics),
         *(upkeep.rotation(metrics) if settings.rotate_passwords_days else ()),
     )
     absent = set() if settings.probe_iot else set(_OF_THE_PROBE)

@@ -20,6 +20,7 @@ _STALLED = (
 """What stops rows from coming: seen from the rows, every device is then offline, late and incomplete."""
 _SLO_SECONDS = 10
 _UNBUFFERED_SECONDS = 5
+_SLO_DETECTION_SECONDS = 30
 
 
 def latency_threshold_seconds(settings: Settings) -> int:
@@ -31,6 +32,11 @@ def latency_threshold_seconds(settings: Settings) -> int:
     if settings.buffer_interval_seconds <= _UNBUFFERED_SECONDS:
         return _SLO_SECONDS
     return _SLO_SECONDS + 2 * settings.buffer_interval_seconds
+
+
+def detection_threshold_seconds(settings: Settings) -> int:
+    """The runbook's 30 s, and where Firehose buffers for longer as much later as readings then are."""
+    return _SLO_DETECTION_SECONDS + latency_threshold_seconds(settings) - _SLO_SECONDS
 
 
 def rows(settings: Settings, metrics: Metrics) -> tuple[Alarm, ...]:
@@ -136,5 +142,32 @@ def rows(settings: Settings, metrics: Metrics) -> tuple[Alarm, ...]:
             out_of=(2, 2),
             missing="notBreaching",
             because="Without rows there is nothing to detect.",
+        ),
+        Alarm(
+            key="detection-late",
+            severity="P2",
+            title="Anomalies are found late",
+            means="One in twenty that loaders find takes longer from AWS IoT Core to its episode than the SLO allows.",
+            act="See which stage is slow on the dashboard, as for late readings; then whether loaders wait for locks.",
+            measure=metrics.watch("AnomalyDetectionSeconds"),
+            comparison=">",
+            threshold=detection_threshold_seconds(settings),
+            out_of=(5, 5),
+            missing="notBreaching",
+            because="Without an anomaly there is nothing to be late with; that nobody looks has its own alarms.",
+            quiet=Quiet(by=(*_STALLED, "latency"), group="readings-late", wait_seconds=300),
+        ),
+        Alarm(
+            key="anomalies-critical",
+            severity="P2",
+            title="A critical anomaly was found",
+            means="Within the last five minutes, in at least one device: readings that cannot be right, or a plant that is not.",
+            act="See which with fleet anomalies list --severity critical; look at the device, then resolve it with a note.",
+            measure=metrics.watch("AnomaliesCritical"),
+            comparison=">",
+            threshold=0,
+            out_of=(1, 1),
+            missing="notBreaching",
+            because="The watch sends 0 when there is none; that it is silent has an alarm of its own.",
         ),
     )

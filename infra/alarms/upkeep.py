@@ -12,6 +12,7 @@ _BLIND = Quiet(by=("database-unreachable", "database-instance-down", "database-a
 _RPO_SECONDS = 300
 _BACKUP_SECONDS = 26 * 3600
 _DAY_SECONDS = 86_400
+_STALE_SECONDS = 600
 
 
 def database(metrics: Metrics) -> tuple[Alarm, ...]:
@@ -227,6 +228,34 @@ def schedules(settings: Settings, metrics: Metrics) -> tuple[Alarm, ...]:
             means="Objects that were never loaded are not found.",
             out_of=(2, 2),
             quiet=Quiet(by=("database-unreachable", "sweeper-errors"), group="sweeper-stopped"),
+        ),
+    )
+
+
+def maintenance(metrics: Metrics) -> tuple[Alarm, ...]:
+    """Of the rollups, and of what keeps them up to date."""
+    function = metrics.names.maintenance
+    return (
+        _silent(
+            "maintenance",
+            function,
+            metrics.of_function(function, "OldestTouchedSeconds", "SampleCount"),
+            means="Rollups fall behind what was loaded, and what has expired is not dropped.",
+            quiet=Quiet(by=("database-unreachable",)),
+        ),
+        Alarm(
+            key="rollups-stale",
+            severity="P2",
+            title="Rollups are stale",
+            means="A change waits for more than 10 minutes to be seen in them; after a great replay that is the time it takes.",
+            act=f"See in the log of {function} whether it goes on; on the Community edition look at the database's job.",
+            measure=metrics.of_function(function, "OldestTouchedSeconds", "Maximum"),
+            comparison=">",
+            threshold=_STALE_SECONDS,
+            out_of=(3, 3),
+            missing="ignore",
+            because="That maintenance is silent has an alarm of its own; rollups are stale until it says otherwise.",
+            quiet=Quiet(by=("database-unreachable", "maintenance-silent"), group="maintenance-stopped"),
         ),
     )
 

@@ -33,3 +33,14 @@ class KeyedSecret(secretsmanager.Secret):
             )
         )
         return super().grant_read(grantee, version_stages)
+
+    def grant_put(self, grantee: iam.IGrantable) -> None:
+        """Lets `grantee` store new values, and have Secrets Manager encrypt them for it."""
+        via = {"StringEquals": {"kms:ViaService": f"secretsmanager.{Aws.REGION}.amazonaws.com"}}
+        for actions, resource, conditions in (
+            (["kms:Decrypt", "kms:GenerateDataKey"], self._key_arn, via),
+            (["secretsmanager:PutSecretValue"], self.secret_arn, None),
+        ):
+            grantee.grant_principal.add_to_principal_policy(
+                iam.PolicyStatement(actions=actions, resources=[resource], conditions=conditions)
+            )

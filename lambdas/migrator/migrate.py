@@ -1,15 +1,18 @@
 """Applies the numbered SQL files in `migrations/`: each once, in order, in a transaction of its own, under a lock."""
 
 import hashlib
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import psycopg
-from psycopg import sql
+from psycopg import errors, sql
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 _LOCK = 0x666C656574  # "fleet": whoever migrates this database takes this advisory lock
+_ATTEMPTS = 8
 
 
 class MigrationError(Exception):
@@ -95,13 +98,25 @@ def _check_history(applied: dict[int, str], migrations: list[Migration]) -> None
 
 
 def _apply(connection: psycopg.Connection, cursor: psycopg.Cursor, migration: Migration) -> None:
-    try:
-        with connection.transaction():
-            cursor.execute(migration.text.encode())
-            cursor.execute(
-                "INSERT INTO ingest.migrations (version, name, checksum) VALUES (%s, %s, %s)",
-                (migration.version, migration.name, migration.checksum),
-            )
-    except psycopg.Error as error:
-        reason = error.diag.message_primary or type(error).__name__
-        raise MigrationError(f"migration {migration.version:04}_{migration.name} failed: {reason}") from error
+    for attempt in count(1):
+        try:
+            with connection.transaction():
+                cursor.execute(migration.text.encode())
+                cursor.execute(
+                    "INSERT INTO ingest.migrations (version, name, checksum) VALUES (%s, %s, %s)",
+                    (migration.version, migration.name, migration.checksum),
+                )
+        except psycopg.Error as error:
+            if attempt == _ATTEMPTS or not _met_a_job(error):
+                reason = error.diag.message_primary or type(error).__name__
+                raise MigrationError(f"migration {migration.version:04}_{migration.name} failed: {reason}") from error
+            time.sleep(attempt / 4)
+        else:
+            return
+
+
+def _met_a_job(error: psycopg.Error) -> bool:
+    """The database's own jobs (rollups, columnstore) change what migrations grant on and alter; either may lose."""
+    if isinstance(error, errors.DeadlockDetected):
+        return True
+    return isinstance(error, errors.InternalError_) and "concurrently" in (error.diag.message_primary or "")

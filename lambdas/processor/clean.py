@@ -78,6 +78,7 @@ class Encoded(NamedTuple):
     """The reading with the greatest (ts, seq); None when several with other values are it."""
     times: Sequence[int]
     """Of each row, in epoch milliseconds."""
+    readings: Sequence[Reading]
 
 
 def encode_clean(line: bytes, limits: Limits, encoder: Encoder) -> Encoded | None:
@@ -103,7 +104,7 @@ def encode_clean(line: bytes, limits: Limits, encoder: Encoder) -> Encoded | Non
     if times[-1] != last or times.count(last) > 1:
         newest = _newest(readings)
     rows = encoder.clean_rows(device_id, message.received_at, readings)
-    return Encoded(len(times), rows, first, last, device_id, message.received_at, newest, times)
+    return Encoded(len(times), rows, first, last, device_id, message.received_at, newest, times, readings)
 
 
 def _newest(readings: Sequence[Reading]) -> Reading | None:

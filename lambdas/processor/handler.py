@@ -12,6 +12,7 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from lambdas.processor import metrics
+from lambdas.processor.detection.detector import Detector
 from lambdas.processor.kept_stamps import KeptStamps
 from lambdas.processor.limits import Limits
 from lambdas.processor.load import load_object
@@ -22,6 +23,7 @@ from lambdas.shared.messages import Batch, Context, Message
 logger = Logger()
 _database = KeptConnection(application_name="iot-telemetry-processor", statement_timeout_seconds=90)
 _stamps = KeptStamps()
+_detector = Detector()
 _GONE = {"NoSuchKey", "NoSuchVersion", "404"}
 
 
@@ -50,7 +52,7 @@ def _load_all(batch: Batch, message: Message) -> None:
 def _load(batch: Batch, version: ObjectVersion, message_id: str) -> None:
     arrival = _Arrival()
     with batch.connection() as connection:
-        outcome = load_object(connection, version, lambda: _open(version, arrival), arrival.limits)
+        outcome = load_object(connection, version, lambda: _open(version, arrival), arrival.limits, _detector)
     metrics.count(outcome, datetime.now(UTC))
     logger.info(
         "object " + outcome.status,
@@ -65,6 +67,13 @@ def _load(batch: Batch, version: ObjectVersion, message_id: str) -> None:
         quarantined=outcome.quarantined,
         milliseconds=outcome.milliseconds,
     )
+    if outcome.detection_faults:
+        logger.error(
+            "detection failed; the readings are stored",
+            object_id=outcome.object_id,
+            faults=outcome.detection_faults,
+            fault=outcome.detection_fault,
+        )
 
 
 class _Arrival:

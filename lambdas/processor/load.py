@@ -1,11 +1,12 @@
-"""Loads one object in one transaction: the claim in the ledger, the rows, each device's newest, the quarantine, the counts.
+"""Loads one object in one transaction: the claim in the ledger, the rows, each device's newest, the quarantine, what was
+found unusual, the counts.
 
 Exactly once, twice over: the claim makes a second delivery of the same object do nothing; the unique index makes a
 reading that is already there (a QoS 1 redelivery in another object) a counted duplicate.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -16,18 +17,19 @@ from psycopg import errors
 
 from lambdas.processor.binary_copy import COLUMNS, HEADER, TRAILER, Encoder
 from lambdas.processor.clean import encode_clean
+from lambdas.processor.detection.detector import Detector
+from lambdas.processor.detection.findings import OUT_OF_RANGE, Findings
+from lambdas.processor.duplicates import insert_new, stored_out_of_range
 from lambdas.processor.latest import Latest
 from lambdas.processor.limits import Limits
 from lambdas.processor.parse import Row, parse_line
 from lambdas.processor.raw_object import Body, LongLine, ObjectVersion, UnreadableObjectError, line_blocks
-from lambdas.shared.contract import METRICS
 from lambdas.shared.quarantine import Spill
 from lambdas.shared.touched import Touched
 
 _COLUMNS = ", ".join(COLUMNS)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
-_OUT_OF_RANGE = sum(metric.out_of_range for metric in METRICS)
 
 Opener = Callable[[], AbstractContextManager[Body]]
 """Opens the object at its beginning, each time it is called. Raises UnreadableObjectError when it does not exist."""
@@ -53,12 +55,23 @@ class Outcome:
     last: datetime | None = None
     out_of_range: int = 0
     """Rows and duplicates of which a value is outside its plausible range."""
+    checked: int = 0
+    """Rows and duplicates at which the detector looked."""
+    detection_faults: int = 0
+    detection_fault: str | None = None
+    """The first of them."""
 
 
 def load_object(
-    connection: psycopg.Connection, version: ObjectVersion, open_object: Opener, limits: LimitsOf
+    connection: psycopg.Connection,
+    version: ObjectVersion,
+    open_object: Opener,
+    limits: LimitsOf,
+    detector: Detector | None = None,
 ) -> Outcome:
     """Loads `version` unless the ledger has it, and says what became of its readings.
+
+    Values out of range are recorded as anomalies; with a `detector`, also what is unusual for the device.
 
     A permanent fault of the object (broken gzip, gone) is recorded as `rejected`. A transient one (database away,
     deadlock, timeout) raises psycopg.Error after everything was rolled back: deliver the event again.
@@ -68,7 +81,10 @@ def load_object(
         object_id = _claim(cursor, version)
         if object_id is None:
             return Outcome("already_loaded")
-        return _load_claimed(connection, cursor, object_id, open_object, limits, started)
+        outcome = _load_claimed(connection, cursor, object_id, open_object, limits, started, detector)
+    if detector is not None and outcome.status == "loaded":
+        detector.commit()
+    return outcome
 
 
 def reload_rejected(
@@ -97,9 +113,10 @@ def _load_claimed(
     open_object: Opener,
     limits: LimitsOf,
     started: float,
+    detector: Detector | None = None,
 ) -> Outcome:
     try:
-        outcome = _store(connection, cursor, object_id, open_object, limits)
+        outcome = _store(connection, cursor, object_id, open_object, limits, detector)
     except UnreadableObjectError as error:
         outcome = Outcome("rejected", object_id, reason=str(error))
     outcome.milliseconds = round((time.monotonic() - started) * 1000)
@@ -122,7 +139,12 @@ def _claim(cursor: psycopg.Cursor, version: ObjectVersion) -> int | None:
 
 
 def _store(
-    connection: psycopg.Connection, cursor: psycopg.Cursor, object_id: int, open_object: Opener, limits: LimitsOf
+    connection: psycopg.Connection,
+    cursor: psycopg.Cursor,
+    object_id: int,
+    open_object: Opener,
+    limits: LimitsOf,
+    detector: Detector | None,
 ) -> Outcome:
     """Copies the object's rows and quarantines the rest.
 
@@ -130,33 +152,27 @@ def _store(
     which undoes the savepoint, proves that the slower way through a temporary table is needed.
     """
     try:
-        with connection.transaction(), Pass(cursor, object_id, limits) as done:
+        with connection.transaction(), Pass(cursor, object_id, limits, detector) as done:
             done.copy("telemetry", open_object)
-            outcome = done.outcome(duplicates=0)
-            done.latest.keep(cursor, object_id)
-            return outcome
+            return done.finish(duplicates=0)
     except (errors.UniqueViolation, errors.DeadlockDetected):
         pass
-    with connection.transaction(), Pass(cursor, object_id, limits) as done:
+    with connection.transaction(), Pass(cursor, object_id, limits, detector) as done:
         cursor.execute("SET LOCAL work_mem = '64MB'")
         cursor.execute("CREATE TEMPORARY TABLE incoming (LIKE telemetry) ON COMMIT DROP")
         done.copy("incoming", open_object)
-        # Sorted by key, so that two loaders with overlapping readings wait for each other and cannot deadlock.
-        cursor.execute(
-            f"INSERT INTO telemetry ({_COLUMNS}) SELECT {_COLUMNS} FROM incoming "  # noqa: S608 - constants
-            "ORDER BY device_id, timestamp, seq, received_at ON CONFLICT (device_id, timestamp, seq) DO NOTHING"
-        )
-        stored = cursor.rowcount
+        stored = insert_new(cursor, object_id)
+        done.findings.keep_ranges(stored_out_of_range(cursor, object_id))
         cursor.execute("DROP TABLE incoming")
-        outcome = done.outcome(duplicates=done.rows - stored)
-        done.latest.keep(cursor, object_id)
-        return outcome
+        return done.finish(duplicates=done.rows - stored)
 
 
 class Pass:
     """One pass over the object: its rows into a table, the rest aside, and what there was of each."""
 
-    def __init__(self, cursor: psycopg.Cursor, object_id: int, limits: LimitsOf) -> None:
+    def __init__(
+        self, cursor: psycopg.Cursor, object_id: int, limits: LimitsOf, detector: Detector | None = None
+    ) -> None:
         self._cursor = cursor
         self._object_id = object_id
         self._limits_of = limits
@@ -165,8 +181,11 @@ class Pass:
         self._first: int | None = None
         self._last: int | None = None
         self._out_of_range = 0
+        self._number = 0
         self.rows = 0
         self.latest = Latest()
+        self.findings = Findings()
+        self._detection = detector.begin(self.findings) if detector is not None else None
         self._touched = Touched()
 
     def __enter__(self) -> "Pass":
@@ -177,26 +196,48 @@ class Pass:
 
     def copy(self, table: Literal["telemetry", "incoming"], open_object: Opener) -> None:
         """Copies every row of the object into `table`. Raises UnreadableObjectError when the object is broken."""
-        number = 0
-        statement = f"COPY {table} ({_COLUMNS}) FROM STDIN (FORMAT BINARY)"
-        with open_object() as body, self._cursor.copy(statement) as copy:
+        with open_object() as body:
             limits = self._limits_of() if callable(self._limits_of) else self._limits_of
+            blocks = line_blocks(body)
+            while self._copy_some(table, blocks, limits):
+                pass
+
+    def _copy_some(self, table: str, blocks: Iterator[list[bytes | LongLine]], limits: Limits) -> bool:
+        """One COPY, to the end, or until so much waits for the detector that it must be read in between: whether it was."""
+        more = False
+        detection = self._detection
+        with self._cursor.copy(f"COPY {table} ({_COLUMNS}) FROM STDIN (FORMAT BINARY)") as copy:
             copy.write(HEADER)
-            for block in line_blocks(body):
-                data: list[bytes] = []
-                for line in block:
-                    number += 1
-                    clean = encode_clean(line, limits, self._encoder) if type(line) is bytes else None
-                    if clean is None:
-                        data += self._judge(number, line, limits)
-                    else:
-                        data.append(clean.data)
-                        self._count(clean.rows, clean.first, clean.last)
-                        self.latest.clean(clean)
-                        self._touched.add_all(clean.device_id, clean.times, clean.first, clean.last)
-                copy.write(b"".join(data))
+            for block in blocks:
+                copy.write(b"".join(self._encode(block, limits)))
+                if detection is not None and detection.waits:
+                    more = True
+                    break
             copy.write(TRAILER)
-            self.latest.encode()
+            if not more:
+                self.latest.encode()
+        if detection is not None:
+            detection.read(self._cursor)
+        return more
+
+    def _encode(self, block: list[bytes | LongLine], limits: Limits) -> list[bytes]:
+        """The rows of some lines, after all notes that are taken of them."""
+        data: list[bytes] = []
+        detection = self._detection
+        for line in block:
+            self._number += 1
+            clean = encode_clean(line, limits, self._encoder) if type(line) is bytes else None
+            if clean is None:
+                data += self._judge(self._number, line, limits)
+                continue
+            data.append(clean.data)
+            self._count(clean.rows, clean.first, clean.last)
+            self.latest.clean(clean)
+            self.findings.clean(clean.device_id)
+            if detection is not None:
+                detection.clean(clean.device_id, clean.times, clean.readings)
+            self._touched.add_all(clean.device_id, clean.times, clean.first, clean.last)
+        return data
 
     def _judge(self, number: int, line: bytes | LongLine, limits: Limits) -> list[bytes]:
         """The rows of a line that is not clean; what is no row is put aside for quarantine."""
@@ -205,13 +246,16 @@ class Pass:
             if isinstance(item, Row):
                 milliseconds = (item.timestamp - _EPOCH) // _MILLISECOND
                 self._count(1, milliseconds, milliseconds)
-                self._out_of_range += item.quality & _OUT_OF_RANGE != 0
+                self._out_of_range += item.quality & OUT_OF_RANGE != 0
+                self.findings.check_ranges(item.device_id, milliseconds, item[3:7], item.quality)
                 self.latest.row(item)
                 self._touched.add(item.device_id, milliseconds, milliseconds)
-                rows.append(self._encoder.row(item))
+                rows.append(item)
             else:
                 self._refused.add(item)
-        return rows
+        if rows and self._detection is not None:
+            self._detection.rows(rows)
+        return [self._encoder.row(row) for row in rows]
 
     def _count(self, rows: int, first: int, last: int) -> None:
         """Counts rows whose timestamps (epoch milliseconds) lie from `first` to `last`."""
@@ -237,6 +281,19 @@ class Pass:
             last=_at(self._last),
             out_of_range=self._out_of_range,
         )
+
+    def finish(self, *, duplicates: int) -> Outcome:
+        """Stores all that is known of the object's readings beside them, and sums up."""
+        outcome = self.outcome(duplicates=duplicates)
+        self.latest.keep(self._cursor, self._object_id)
+        self.findings.record(self._cursor)
+        if self._detection is not None:
+            self._detection.store(self._cursor)
+            outcome.checked = self._detection.checked
+            outcome.detection_faults = self._detection.faults
+            if self._detection.fault is not None:
+                outcome.detection_fault = repr(self._detection.fault)
+        return outcome
 
 
 def record_outcome(cursor: psycopg.Cursor, object_id: int, outcome: Outcome) -> None:

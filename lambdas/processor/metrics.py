@@ -27,7 +27,8 @@ def count(outcome: Outcome, now: datetime) -> None:
     _metrics.add_metric("Duplicates", MetricUnit.Count, outcome.duplicates)
     _metrics.add_metric("Quarantined", MetricUnit.Count, outcome.quarantined)
     # What is quarantined has no values that could be judged.
-    _metrics.add_metric("ReadingsChecked", MetricUnit.Count, outcome.rows + outcome.duplicates)
+    _metrics.add_metric("ReadingsChecked", MetricUnit.Count, outcome.checked)
+    _metrics.add_metric("DetectionFaults", MetricUnit.Count, outcome.detection_faults)
     _metrics.add_metric("ReadingsOutOfRange", MetricUnit.Count, outcome.out_of_range)
     _metrics.add_metric("LoadMilliseconds", MetricUnit.Milliseconds, outcome.milliseconds)
     if outcome.first is not None:

@@ -49,7 +49,7 @@ def role_exists(connection: psycopg.Connection, role: str) -> bool:
 
 
 def ensure_clone(connection: psycopg.Connection, original: str) -> None:
-    """Makes the second login if there is none, with the rights of the first by membership and the same limit."""
+    """Makes the second login if there is none: the rights of the first by membership, the same limit and settings."""
     clone = original + _CLONE
     names = {"original": sql.Identifier(original), "clone": sql.Identifier(clone)}
     if not role_exists(connection, clone):
@@ -58,6 +58,17 @@ def ensure_clone(connection: psycopg.Connection, original: str) -> None:
     limit = connection.execute("SELECT rolconnlimit FROM pg_roles WHERE rolname = %s", (original,)).fetchone()
     assert limit is not None  # noqa: S101 - for the type checker: it has just been granted
     set_connection_limit(connection, clone, limit[0])
+    # Membership does not pass them on: https://www.postgresql.org/docs/current/sql-alterrole.html
+    for setting in connection.execute(
+        "SELECT setting FROM pg_db_role_setting, unnest(setconfig) WITH ORDINALITY AS each(setting, position) "
+        "WHERE setrole = %s::regrole AND setdatabase = 0 AND setting NOT IN (SELECT unnest(setconfig) "
+        "FROM pg_db_role_setting WHERE setrole = %s::regrole AND setdatabase = 0) ORDER BY position",
+        (original, clone),
+    ).fetchall():
+        name, _, value = setting[0].partition("=")
+        connection.execute(
+            sql.SQL("ALTER ROLE {} SET {} = {}").format(sql.Identifier(clone), sql.Identifier(name), sql.Literal(value))
+        )
 
 
 def set_connection_limit(connection: psycopg.Connection, role: str, connections: int) -> None:

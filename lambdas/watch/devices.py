@@ -1,7 +1,7 @@
 """Which devices are offline, and how long readings take from AWS IoT Core to the table: pure."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
@@ -47,9 +47,15 @@ def presence(last_seen: Iterable[datetime], now: datetime, offline_after: timede
     )
 
 
-def in_service(last_seen: Mapping[str, datetime], retired: Mapping[str, datetime]) -> list[datetime]:
-    """When each device was last seen, without those that were retired and have been silent since."""
-    return [at for device_id, at in last_seen.items() if device_id not in retired or at > retired[device_id]]
+def in_service(
+    last_seen: Mapping[str, datetime], retired: Mapping[str, datetime], inactive: Set[str]
+) -> dict[str, datetime]:
+    """When each device was last seen, without those that were retired and have been silent since, or are not active."""
+    return {
+        device_id: at
+        for device_id, at in last_seen.items()
+        if device_id not in inactive and (device_id not in retired or at > retired[device_id])
+    }
 
 
 def look_back_to(now: datetime, remembered: Mapping[str, datetime]) -> datetime:

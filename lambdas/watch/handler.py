@@ -14,8 +14,9 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from lambdas.shared.connection import KeptConnection
 from lambdas.shared.database import DatabaseSecretError
-from lambdas.watch import queries
+from lambdas.watch import anomalies, queries
 from lambdas.watch.devices import in_service, latency_seconds, look_back_to, presence, to_remember
+from lambdas.watch.stuck import stuck
 
 logger = Logger()
 metrics = Metrics(namespace="Fleetledger")
@@ -69,8 +70,9 @@ def _measure(connection: psycopg.Connection, now: datetime) -> None:
     contacts = queries.contacts(connection, now, since)
     queries.remember(connection, to_remember(contacts, remembered), now - _retention())
     last_seen = remembered | {contact.device_id: contact.at for contact in contacts}
-    counted = in_service(last_seen, queries.retired(connection))
-    devices = presence(counted, now, timedelta(minutes=int(os.environ["OFFLINE_AFTER_MINUTES"])))
+    counted = in_service(last_seen, queries.retired(connection), queries.inactive(connection))
+    offline_after = timedelta(minutes=int(os.environ["OFFLINE_AFTER_MINUTES"]))
+    devices = presence(counted.values(), now, offline_after)
     metrics.add_metric("DevicesKnown", MetricUnit.Count, devices.known)
     metrics.add_metric("DevicesOffline", MetricUnit.Count, devices.offline)
     metrics.add_metric("DevicesOfflinePercent", MetricUnit.Percent, devices.offline_percent)
@@ -78,8 +80,23 @@ def _measure(connection: psycopg.Connection, now: datetime) -> None:
     latency = latency_seconds(contacts, now - _LATENCY_OF)
     if latency is not None:
         metrics.add_metric("LatencySeconds", MetricUnit.Seconds, latency)
+    anomalies.silence(connection, now, last_seen, counted, offline_after)
+    anomalies.recover(connection, since)
+    stuck(connection, now)
+    _count(anomalies.state(connection, datetime.now(UTC)))
     missing = queries.missing(connection, [contact.device_id for contact in contacts], now, since)
     metrics.add_metric("MissingPartsPerMillion", MetricUnit.NoUnit, missing.per_million)
+
+
+def _count(found: anomalies.State) -> None:
+    metrics.add_metric("AnomaliesOpen", MetricUnit.Count, found.open)
+    metrics.add_metric("AnomaliesOpenCritical", MetricUnit.Count, found.open_critical)
+    metrics.add_metric("AnomaliesOpenWarning", MetricUnit.Count, found.open_warning)
+    metrics.add_metric("AnomaliesOpenInfo", MetricUnit.Count, found.open_info)
+    metrics.add_metric("AnomaliesDetected", MetricUnit.Count, found.detected)
+    metrics.add_metric("AnomaliesCritical", MetricUnit.Count, found.critical)
+    if found.detection_seconds is not None:
+        metrics.add_metric("AnomalyDetectionSeconds", MetricUnit.Seconds, found.detection_seconds)
 
 
 def _retention() -> timedelta:

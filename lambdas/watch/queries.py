@@ -128,6 +128,11 @@ def retired(connection: psycopg.Connection) -> dict[str, datetime]:
     )
 
 
+def inactive(connection: psycopg.Connection) -> set[str]:
+    """The devices that the registry says are not in service."""
+    return {device_id for (device_id,) in connection.execute("SELECT device_id FROM devices WHERE NOT active")}
+
+
 def contacts(connection: psycopg.Connection, now: datetime, since: datetime) -> list[Contact]:
     """The last that was heard of each device that has a reading since then."""
     rows = connection.execute(CONTACTS, {"now": now, "since": since}).fetchall()

@@ -199,6 +199,9 @@ def update(
     latitude: Annotated[Text, typer.Option(help="Decimal degrees.")] = None,
     longitude: Annotated[Text, typer.Option(help="Decimal degrees.")] = None,
     firmware: Annotated[Text, typer.Option(help="Version; also an attribute of the thing.")] = None,
+    interval: Annotated[
+        Text, typer.Option("--interval", metavar="SECONDS", help="Time between two readings, in seconds.")
+    ] = None,
     active: Active = None,
     no_iot: NoIot = False,
     env: Env = "local",
@@ -214,6 +217,7 @@ def update(
         "latitude": ("--latitude", latitude),
         "longitude": ("--longitude", longitude),
         "firmware": ("--firmware", firmware),
+        "reading_interval_seconds": ("--interval", interval),
         "active": ("--active", active),
     }
     values: dict[str, Any] = {DEVICES.key: device}

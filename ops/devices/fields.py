@@ -13,6 +13,7 @@ Check = Callable[[object], object]
 
 _MAX_TEXT = 800
 """Of an attribute's value: https://docs.aws.amazon.com/iot/latest/apireference/API_AttributePayload.html"""
+_MAX_INTERVAL_SECONDS = 31 * 86_400
 _BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
@@ -87,6 +88,17 @@ def _degrees(limit: float) -> Check:
     return check
 
 
+def _seconds(value: object) -> float:
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)  # type: ignore[arg-type] # else it is refused
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not 0.001 <= number <= _MAX_INTERVAL_SECONDS:
+        raise ValueError(f"it must be a number of seconds from 0.001 to {_MAX_INTERVAL_SECONDS:,}")
+    # What a `real` keeps, so that the same value again is no change.
+    return float(f"{number:.6g}")
+
+
 def _flag(value: object) -> bool:
     if isinstance(value, bool):
         return value
@@ -144,6 +156,7 @@ DEVICES = Kind(
         "latitude": _LATITUDE,
         "longitude": _LONGITUDE,
         "firmware": _TEXT,
+        "reading_interval_seconds": Field(_seconds),
         "active": Field(_flag, optional=False),
         "attributes": Field(_attributes, optional=False),
     },

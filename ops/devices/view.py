@@ -113,6 +113,7 @@ def facts(
         ("location", device["location"]),
         ("position", where),
         ("firmware", device["firmware"]),
+        ("interval", f"{interval:g} s" if (interval := device["reading_interval_seconds"]) else None),
         ("attributes", json.dumps(device["attributes"], ensure_ascii=False) if device["attributes"] else None),
         ("registered", f"{device['registered_at']:%Y-%m-%d %H:%M:%S} UTC"),
         ("first heard", f"{reading['first_seen']:%Y-%m-%d %H:%M:%S} UTC" if reading else None),

@@ -10,6 +10,8 @@ import psycopg
 from psycopg import errors
 
 from lambdas.processor.binary_copy import COLUMNS, HEADER, TRAILER, Encoder
+from lambdas.processor.detection.findings import Findings
+from lambdas.processor.duplicates import add_duplicates
 from lambdas.processor.latest import refresh_latest
 from lambdas.processor.limits import Limits
 from lambdas.processor.parse import Row
@@ -82,6 +84,7 @@ class _Redrive:
         self._times: list[datetime] = []
         self._touched = Touched()
         self._devices: set[str] = set()
+        self._findings = Findings()
 
     def run(self, numbers: Sequence[int]) -> Tally:
         # Longer than the connection's own: an object may be long in coming.
@@ -98,6 +101,7 @@ class _Redrive:
             seen = self._redrive(ObjectVersion(*version), claimed_at, numbers)
             self._cursor.execute("DROP TABLE redriven")
             refresh_latest(self._cursor, self._devices)
+            self._findings.record(self._cursor)
             self._move_counts()
             self._touched.mark(self._cursor)
         if seen < len(numbers):
@@ -156,6 +160,7 @@ class _Redrive:
         stored = self._insert(batch)
         resolved: list[int] = []
         stay: dict[str, list[int]] = {}
+        duplicates: list[tuple[str, datetime]] = []
         for refused, stays, rows, elements in batch:
             if stays is not None:
                 self._tally[Outcome("line", refused.reason, "stays", stays)] += 1
@@ -165,6 +170,10 @@ class _Redrive:
             resolved.append(refused.quarantine_id)
             for row in rows:
                 key = (row.device_id, row.timestamp, row.seq)
+                if key in stored:
+                    self._findings.check_row(row)
+                else:
+                    duplicates.append((row.device_id, row.timestamp))
                 self._tally[Outcome("line", refused.reason, "row" if key in stored else "duplicate")] += 1
                 stored.discard(key)
                 self._times.append(row.timestamp)
@@ -173,6 +182,7 @@ class _Redrive:
                 self._tally[Outcome("line", refused.reason, "stays", element.reason)] += 1
             quarantine.insert(self._cursor, elements, object_id=self._object_id)
             self._added += len(elements)
+        add_duplicates(self._cursor, self._object_id, duplicates)
         self._mark(resolved, _FROM_TEXT if from_text else None)
         for reason, numbers in stay.items():
             self._cursor.execute(

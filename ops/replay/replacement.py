@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import psycopg
 
+from lambdas.processor.duplicates import count_duplicates, new_out_of_range
 from lambdas.processor.latest import refresh_latest
 from lambdas.processor.limits import Limits
 from lambdas.processor.load import Opener, Outcome, Pass, load_object, record_outcome
@@ -73,12 +74,15 @@ def replace_object(
                 cursor.execute("SET LOCAL work_mem = '64MB'")
                 cursor.execute("CREATE TEMPORARY TABLE incoming (LIKE telemetry) ON COMMIT DROP")
                 done.copy("incoming", open_object)
+                done.findings.keep_ranges(new_out_of_range(cursor))
                 removed = _remove_rows(cursor, object_id, rows, first, last)
                 lines = _set_quarantine_aside(cursor, object_id)
                 before = Contents(status, removed.rows, duplicates, lines, removed.checksum, rows, quarantined)
                 stored, checksum = _store_rows(cursor)
+                count_duplicates(cursor, object_id)
                 outcome = done.outcome(duplicates=done.rows - stored)
                 refresh_latest(cursor, removed.devices | done.latest.devices)
+                done.findings.record(cursor)
                 _restore_decisions(cursor, object_id)
                 cursor.execute("DROP TABLE incoming")
                 cursor.execute("DROP TABLE decided")

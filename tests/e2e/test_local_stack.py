@@ -25,6 +25,7 @@ from ops.paths import LOCAL, ROOT
 from ops.target import database, ensure_devices, mqtt_endpoint
 from simulator.config import SimulatorConfig
 from simulator.engine import run
+from tests.preview_page import panels
 
 pytestmark = pytest.mark.e2e
 FLEET = Path(sys.executable).parent / "fleet"
@@ -75,6 +76,12 @@ class TestRunning:
         assert balance["published"] == balance["acknowledged"] == balance["rows"] == balance["in_s3"] > 1000
         assert 0 < balance["latency_p50_seconds"] <= balance["latency_p95_seconds"]
         assert "Where to look next" in done.stdout
+        assert f"All dashboards, to open in a browser: {os.path.relpath(LOCAL, ROOT)}/preview.html" in done.stdout
+        drawn = panels(LOCAL / "preview.html")
+        assert [each for each in drawn if each["kind"] == "error" or each["bad"]] == []
+        assert {"Devices", "Readings stored", "The fleet's $metric"} <= {
+            each["panel"] for each in drawn if each["marks"]
+        }
 
     def test_a_second_up_changes_nothing(self) -> None:
         before = StateFile(LOCAL).read()

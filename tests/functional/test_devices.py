@@ -196,6 +196,35 @@ def test_the_csv_that_list_prints_is_imported_as_the_same(fleet: Fleet, connecti
     assert "devices: 0 new, 0 changed, 2 the same" in fleet.ok("import", fleet.file(printed, "back.csv"), "--no-iot")
 
 
+def test_the_interval_is_imported_updated_and_shown(fleet: Fleet, connection: psycopg.Connection) -> None:
+    file = fleet.file("device_id,reading_interval_seconds\nd-1,0.1\nd-2,\n")
+    assert "2 new" in fleet.ok("import", file, "--no-iot")
+    assert "2 the same" in fleet.ok("import", file, "--no-iot")
+    assert "2 the same" in fleet.ok("import", fleet.file(fleet.ok("list", "--csv"), "back.csv"), "--no-iot")
+    for bad in ("-5", "0", "inf", "soon"):
+        bad_file = fleet.file(f"device_id,reading_interval_seconds\nd-1,{bad}\n")
+        assert "line 2, column reading_interval_seconds is" in fleet.refused("import", bad_file, "--no-iot")
+    fleet.ok("update", "d-2", "--interval", "12345.678", "--no-iot")
+    assert "the same as before" in fleet.ok("update", "d-2", "--interval", "12345.678", "--no-iot")
+    assert rows(connection, "reading_interval_seconds") == [(pytest.approx(0.1),), (pytest.approx(12345.7),)]
+    assert "0.1 s" in fleet.ok("show", "d-1", "--no-iot")
+    fleet.ok("update", "d-1", "--interval", "", "--no-iot")
+    assert rows(connection, "reading_interval_seconds")[0] == (None,)
+
+
+def test_out_of_service_and_back_is_one_command(fleet: Fleet, connection: psycopg.Connection) -> None:
+    def state() -> Any:
+        return connection.execute(
+            "SELECT d.active, s.retired_at IS NOT NULL FROM devices d JOIN ingest.devices_seen s USING (device_id)"
+        ).fetchone()
+
+    heard(connection, "d-1", now())
+    fleet.ok("update", "d-1", "--inactive", "--no-iot")
+    assert state() == (False, True)
+    fleet.ok("import", fleet.file("device_id,active\nd-1,true\n"), "--no-iot")
+    assert state() == (True, False)
+
+
 def test_show(fleet: Fleet, connection: psycopg.Connection) -> None:
     name = fleet.thing(firmware="0.9")
     at = now() - timedelta(seconds=90)
@@ -232,6 +261,7 @@ def test_what_is_not_there(fleet: Fleet, connection: psycopg.Connection) -> None
     assert "there is no site west" in fleet.refused("update", "d-1", "--site", "west")
     assert "--latitude" in fleet.refused("update", "d-1", "--latitude", "123", "--longitude", "0")
     assert "column longitude" in fleet.refused("update", "d-1", "--latitude", "12")
+    assert '--interval is "0": it must be a number of seconds' in fleet.refused("update", "d-1", "--interval", "0")
     assert "nothing to change" in fleet.refused("update", "d-1")
     assert "--name" in fleet.refused("update", "d-1", "--name", "")
     assert "nothing to import" in fleet.refused("import")

@@ -113,6 +113,15 @@ def test_expired_chunks_go_once_an_hour_and_the_longer_rollups_stay(store: Store
         )
     assert one_value(connection, "SELECT count(*) FROM telemetry") == 1
     assert counted(connection) == 2
+    # As old as the readings, and still a year to go; then gone, unless somebody has yet to see to it.
+    connection.execute(
+        "INSERT INTO anomalies (device_id, kind, severity, started_at, last_at, readings, resolved_at) "
+        "SELECT 'a', 'silence', 'warning', %s, %s, 1, %s - age FROM unnest(ARRAY['0 days', '366 days', NULL]::interval[]) age",
+        (old, old, old),
+    )
+    connection.execute("UPDATE rollup.progress SET dropped_at = now() - interval '61 minutes'")
+    bring_up_to_date(connection)
+    assert one_value(connection, "SELECT count(*) FROM anomalies") == 2
     # A mark of what has expired, as a load leaves that took long: what was made of it is not given up.
     connection.execute("INSERT INTO ingest.touched (first, last, device_ids) VALUES (%s, %s, '{a}')", (old, old))
     bring_up_to_date(connection)

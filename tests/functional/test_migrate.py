@@ -1,5 +1,6 @@
 """Migrations against a real TimescaleDB: each once, in order, under a lock, and never half of one."""
 
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -58,6 +59,27 @@ def test_a_migration_that_fails_leaves_nothing_and_the_ones_before_it(empty_dsn:
         assert tables(connection) == {"migrations", "one"}
         mended = Migration(2, "bad", "CREATE TABLE two (i int);")
         assert migrate(connection, [good, mended]) == [mended]
+
+
+def test_a_migration_that_meets_a_job_of_the_database_is_applied_after_it(empty_dsn: str) -> None:
+    made = Migration(1, "made", "CREATE TABLE one (i int);")
+    granted = Migration(2, "granted", "CREATE TABLE two (i int); GRANT SELECT ON one TO iot_loader;")
+    waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    with (
+        psycopg.connect(empty_dsn, autocommit=True) as connection,
+        psycopg.connect(empty_dsn) as job,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        connection.execute("DO $$ BEGIN CREATE ROLE iot_loader; EXCEPTION WHEN duplicate_object THEN END $$")
+        migrate(connection, [made])
+        job.execute("GRANT SELECT ON one TO PUBLIC")
+        migrating = pool.submit(migrate, connection, [made, granted])
+        deadline = time.monotonic() + 20
+        while job.execute(waits).fetchone() != (1,) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        job.commit()  # and PostgreSQL tells the migration: tuple concurrently updated
+        assert migrating.result(20) == [granted]
+        assert tables(connection) == {"migrations", "one", "two"}
 
 
 def test_a_migration_changed_after_it_was_applied_is_refused(empty_dsn: str) -> None:

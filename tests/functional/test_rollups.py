@@ -39,7 +39,7 @@ COUNTS = {
     "reading_count": "count(*)",
     "invalid_count": "sum((quality & 15 <> 0)::int)",
     "out_of_range_count": "sum((quality >> 4 & 15 <> 0)::int)",
-    "late_count": "sum((received_at - timestamp > interval '300 s')::int)",
+    "late_count": "coalesce(sum((received_at - timestamp > interval '300 s')::int), 0)",
     "first_seq": "min(seq)",
     "last_seq": "max(seq)",
 }
@@ -210,9 +210,13 @@ def test_after_any_mix_of_batches_each_rollup_equals_the_aggregate_of_the_readin
                 store.replay(key, STRICT.limits(arrived_at=NOW, now=NOW))
             else:
                 store.redrive(object_id)
+    begun = store.connection.execute("SELECT clock_timestamp()").fetchone()
     bring_up_to_date(store.connection)
     assert_exact(store.connection)
-    assert bring_up_to_date(store.connection).buckets_recomputed == 0, "nothing is left to do"
+    # On the Community edition a bucket may have ripened since.
+    left = store.connection.execute("SELECT count(*) FROM rollup.waiting WHERE since <= %s", begun).fetchone()
+    assert left == (0,)
+    assert is_community(store.connection) or bring_up_to_date(store.connection).buckets_recomputed == 0
 
 
 HOUR_AGO = NOW.replace(minute=0, second=0) - timedelta(hours=30)

@@ -299,9 +299,9 @@ def test_the_functions_are_for_the_loader_only_and_no_way_to_more(database_dsn: 
         ).fetchall()
         path = ["search_path=pg_catalog, pg_temp"]
         assert public == [
-            ("client_connections", ["iot_loader"], path),
+            ("client_connections", ["iot_loader", "iot_reader"], path),
             ("refresh_latest", ["iot_loader"], path),
-            ("unarchived_wal_seconds", ["iot_loader"], path),
+            ("unarchived_wal_seconds", ["iot_loader", "iot_reader"], path),
         ]
         connection.execute("SET ROLE iot_loader")
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
@@ -455,6 +455,12 @@ def test_everything_is_measured(
             "DevicesOfflineOverAnHour": 2,
             "MissingPartsPerMillion": 10_000,
             "QuarantinedPartsPerMillion": 1000,
+            "AnomaliesOpen": 3,
+            "AnomaliesOpenCritical": 0,
+            "AnomaliesOpenWarning": 3,
+            "AnomaliesOpenInfo": 0,
+            "AnomaliesDetected": 3,
+            "AnomaliesCritical": 0,
         }
     assert set(queries.remembered(connection)) == {"lossy", "late", "gone", "long gone"}
 
@@ -478,6 +484,20 @@ def test_a_device_that_was_retired_is_not_counted_until_it_sends_again(
     connection.execute("UPDATE ingest.devices_seen SET retired_at = %s", (now - 80 * MINUTE,))
     reading(connection, "gone", now - 70 * MINUTE, received_at=now - 70 * MINUTE)
     assert counted() == (1, 1), "it came back, and is silent again"
+
+
+def test_a_device_that_the_registry_says_is_out_of_service_is_not_counted(
+    deployed: None, connection: psycopg.Connection, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = datetime.now(UTC)
+    for device in ("off", "gone"):
+        reading(connection, device, now - 90 * MINUTE, received_at=now - 90 * MINUTE)
+    connection.execute(
+        "INSERT INTO devices (device_id, name, active) VALUES ('off', 'off', false), ('gone', 'gone', true)"
+    )
+    handlers.handler({}, Context())
+    found = emitted(capsys)
+    assert (found["DevicesKnown"], found["DevicesOfflineOverAnHour"], found["AnomaliesOpen"]) == (1, 1, 1)
 
 
 def test_of_an_empty_database_nothing_is_offline_or_missing(deployed: None, capsys: pytest.CaptureFixture[str]) -> None:

@@ -34,6 +34,7 @@ class World:
                     "probe": names.probe,
                     "loader": names.loader,
                     "sweeper": names.sweeper,
+                    "maintenance": names.maintenance,
                 }.items()
             },
             **{
@@ -92,6 +93,9 @@ WELL: Values = {
     "watch.MissingPartsPerMillion": 12,
     "watch.QuarantinedPartsPerMillion": 40,
     "watch.UnarchivedWalSeconds": 20,
+    "watch.AnomalyDetectionSeconds": 5.2,
+    "watch.AnomaliesCritical": 0,
+    "maintenance.OldestTouchedSeconds": 35,
     "agent.mem_used_percent": 41,
     "agent.disk_used_percent": 55,
     "agent.BackupAgeSeconds": 40_000,
@@ -176,6 +180,8 @@ FAULTS: Mapping[str, Fault] = {
     "loss-high": Fault({"watch.MissingPartsPerMillion": 80_000}),
     "quarantine": Fault({"watch.QuarantinedPartsPerMillion": 2500}),
     "detection-not-running": Fault({"loader.ReadingsChecked": None}),
+    "detection-late": Fault({"watch.AnomalyDetectionSeconds": 170}),
+    "anomalies-critical": Fault({"watch.AnomaliesCritical": 2}),
     "database-unreachable": Fault(_OF_DATABASE),
     "database-connections": Fault({"watch.DatabaseConnectionsPercent": 93}),
     "database-disk-filling": Fault({"agent.disk_used_percent": 85}),
@@ -192,6 +198,8 @@ FAULTS: Mapping[str, Fault] = {
     "probe-silent": Fault({"probe.IotReachable": None}),
     "sweeper-errors": Fault({"sweeper-function.Errors": 1}),
     "sweeper-silent": Fault({"sweeper.ObjectsNeverLoaded": None}),
+    "maintenance-silent": Fault({"maintenance.OldestTouchedSeconds": None}),
+    "rollups-stale": Fault(rising={"maintenance.OldestTouchedSeconds": _age}),
     "rotation-errors": Fault({"rotation-function.Errors": 1}),
 }
 
@@ -201,6 +209,7 @@ _NOTHING_LOADED: Values = {
     "loader.ReadingsChecked": None,
     "loader.ObjectsRejected": None,
     "watch.LatencySeconds": None,
+    "watch.AnomalyDetectionSeconds": None,
 }
 _NOBODY_SEEN: Mapping[str, Callable[[int], Value]] = {
     "watch.DevicesOfflinePercent": _since(10, 100),
@@ -221,6 +230,7 @@ _DATABASE_DOWN = Fault(
         "loader.MessagesFailed": 20,
         "sweeper.ObjectsNeverLoaded": None,
         "sweeper-function.Errors": 1,
+        "maintenance.OldestTouchedSeconds": None,
     },
     {"objects.ApproximateAgeOfOldestMessage": _age, "loader-function.Duration": _since(0, 30_000)},
 )
@@ -303,6 +313,11 @@ INCIDENTS: Mapping[str, tuple[str, Fault]] = {
         "watch-errors",
         Fault({"watch-function.Errors": 1, "watch.MissingPartsPerMillion": None}),
     ),
+    "readings and so anomalies are late": (
+        "latency",
+        Fault({"watch.LatencySeconds": 140, "watch.AnomalyDetectionSeconds": 170}),
+    ),
+    "maintenance is broken": ("maintenance-silent", FAULTS["maintenance-silent"]),
     "the sweeper is broken": (
         "sweeper-errors",
         Fault({"sweeper.ObjectsNeverLoaded": None, "sweeper-function.Errors": 1}),

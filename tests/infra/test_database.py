@@ -130,7 +130,7 @@ def test_what_replacing_the_instance_takes_away_and_what_it_leaves() -> None:
     kept = [body["Type"] for body in absent.values()]
     assert kept.count(VOLUME) == 1
     assert kept.count("AWS::EC2::NetworkInterface") == 1
-    assert kept.count("AWS::SecretsManager::Secret") == 2
+    assert kept.count("AWS::SecretsManager::Secret") == 4
     assert kept.count("AWS::S3::Bucket") == 2
 
 
@@ -316,14 +316,14 @@ def test_passwords_are_rotated_from_within_the_network(database: Synthesised) ->
 
 
 @pytest.mark.parametrize("environment", ["local", "prod"])
-def test_a_database_elsewhere_is_only_two_secrets(environment: str) -> None:
+def test_a_database_elsewhere_is_only_secrets(environment: str) -> None:
     template = synthesised(environment, database="external").of("database")
     assert not template.of_type(INSTANCE)
     assert not template.of_type(VOLUME)
     assert not template.of_type("AWS::S3::Bucket")
     assert not template.of_type("AWS::Route53::HostedZone")
     secrets = [body["Properties"] for body in template.of_type("AWS::SecretsManager::Secret").values()]
-    assert len(secrets) == 2
+    assert len(secrets) == 4
     for secret in secrets:
         assert json.loads(secret["GenerateSecretString"]["SecretStringTemplate"])["host"] == ""
 

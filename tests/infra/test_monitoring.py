@@ -16,7 +16,7 @@ from aws_cdk.assertions import Annotations, Match
 
 from infra.alarms.catalogue import catalogue
 from infra.alarms.model import DESCRIPTION_LIMIT, SEVERITIES, Alarm
-from infra.alarms.rows import latency_threshold_seconds
+from infra.alarms.rows import detection_threshold_seconds, latency_threshold_seconds
 from infra.notifications import Notifications
 from infra.settings import load
 from lambdas.processor import metrics as loader_metrics
@@ -226,7 +226,7 @@ def test_the_runbooks_fleet_commands_exist_with_their_options() -> None:
         command, words = root, line.split()
         while words and hasattr(command, "commands") and words[0] in command.commands:
             command = command.commands[words.pop(0)]
-        options = {option for parameter in command.params for option in parameter.opts}
+        options = {option for each in command.params for option in (*each.opts, *each.secondary_opts)}
         assert command is not root, line
         assert {word.rstrip(";,.)") for word in words if word.startswith("-") and not word[1].isdigit()} <= options, (
             line
@@ -375,7 +375,13 @@ def emitted_by_the_agent() -> set[str]:
 
 def test_our_metrics_are_emitted_by_what_is_deployed(template: Synthesised) -> None:
     names = template.settings.names
-    folders = {names.loader: "processor", names.watch: "watch", names.probe: "probe", names.sweeper: "sweeper"}
+    folders = {
+        names.loader: "processor",
+        names.watch: "watch",
+        names.probe: "probe",
+        names.sweeper: "sweeper",
+        names.maintenance: "maintenance",
+    }
     functions = {
         body["Properties"].get("FunctionName"): body["Properties"]
         for body in template.everywhere("AWS::Lambda::Function").values()
@@ -475,6 +481,7 @@ def test_one_minute_of_a_fault_pages_nobody_but_for_what_is_lost_or_stuck_at_onc
         if "ALARM" in {alarm.evaluate(series, minute * 60) for minute in range(100, 200)}:
             at_once.add(key)
     assert at_once <= {
+        "anomalies-critical",
         "rule-messages-lost",
         "rule-throttled",
         "rule-errors-dead-letters",
@@ -483,6 +490,11 @@ def test_one_minute_of_a_fault_pages_nobody_but_for_what_is_lost_or_stuck_at_onc
         "rotation-errors",
         "sweeper-errors",
     }
+
+
+def test_detection_is_allowed_what_buffering_takes() -> None:
+    allowed = {name: detection_threshold_seconds(load(name)) for name in ENVIRONMENTS}
+    assert (allowed["prod"], allowed["dev"]) == (30, 150)
 
 
 def test_latency_is_allowed_what_buffering_takes() -> None:
@@ -669,7 +681,8 @@ def test_the_dashboard_follows_the_data_and_ends_with_the_alarms(template: Synth
     headings = [widget["properties"]["markdown"].lstrip("# ") for widget in widgets if widget["type"] == "text"]
     own = ["Database instance"] if template.settings.database == "self_hosted" else []
     assert headings[1:] == [
-        "Devices and AWS IoT Core", "Rule", "Firehose", "Queue", "Loader", "Rows", "Database", *own, "Alarms",
+        "Devices and AWS IoT Core", "Rule", "Firehose", "Queue", "Loader", "Rows", "Anomalies", "Database", *own,
+        "Alarms",
     ]  # fmt: skip
     assert "docs/runbook.md" in headings[0]
     [status] = [widget for widget in widgets if widget["type"] == "alarm"]
@@ -687,6 +700,8 @@ def test_the_service_levels_are_lines_on_the_dashboard(template: Synthesised) ->
         if widget["type"] == "metric" and widget["properties"].get("annotations")
     }
     assert lines["From device to row, p95 (s)"] == {"SLO": 5, "alarm": latency_threshold_seconds(template.settings)}
+    late = detection_threshold_seconds(template.settings)
+    assert lines["From device to episode, p95 (s)"] == {"SLO": 30, "alarm": late}
     assert lines["Missing (ppm)"] == {"SLO and alarm": 100}
     assert lines["Devices offline (%)"]["SLO: 99.5 % connected"] == 0.5
 

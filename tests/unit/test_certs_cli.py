@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -25,8 +25,31 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "store"
 
 
+class Registry:
+    """Stands for the database's registry of devices: all there is of a device is whether it is in service."""
+
+    def __init__(self) -> None:
+        self.said: list[tuple[str, tuple[str, ...], bool]] = []
+        self.fault: str | None = None
+
+    def set_active(self, env: str, names: Sequence[str], *, active: bool) -> int:
+        if self.fault:
+            raise UserError(self.fault)
+        self.said.append((env, tuple(names), active))
+        return len(names)
+
+
 @pytest.fixture
-def iot(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def registry(monkeypatch: pytest.MonkeyPatch) -> Registry:
+    registry = Registry()
+    fake = ModuleType("ops.devices.service")
+    fake.set_active = registry.set_active  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "ops.devices.service", fake)
+    return registry
+
+
+@pytest.fixture
+def iot(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """AWS as `ops.aws.session_for` would reach it, with the names of every environment deployed."""
     with mock_aws(config={"iot": {"use_valid_cert": True}}):
         session = boto3.session.Session(region_name="eu-west-1")
@@ -87,14 +110,18 @@ def test_check_names_each_bad_file_and_fails(folder: Path) -> None:
     assert "device-00003.pem holds no PEM certificate" in result.stderr
 
 
-def test_register_then_unregister_a_fleet(folder: Path, iot: Any) -> None:
+def test_register_then_unregister_a_fleet(folder: Path, iot: Any, registry: Registry) -> None:
     shown = done(run(folder, "register", "-n", "3", "--env", "dev"))
-    assert shown == "registered in dev: 3 created, 0 as they were, 0 repaired\n"
+    assert shown == "registered in dev: 3 created, 0 as they were, 0 repaired\n3 in service again in the registry\n"
+    done(run(folder, "register", "-n", "3", "--env", "dev"))
+    names = tuple(thing_names(3))
+    assert registry.said == [("dev", names, True)]  # whatever was as it was is left alone
     assert things(iot) == thing_names(3)
     assert {thing["thingTypeName"] for thing in iot.list_things()["things"]} == {"IoTDevice-dev"}
     assert (folder / "root-ca.pem").read_text() == amazon_root_cas()
     shown = done(run(folder, "unregister", "-n", "3", "--env", "dev", "--yes"))
-    assert shown == "unregistered in dev: 3 removed, 0 were not there\n"
+    assert shown == "unregistered in dev: 3 removed, 0 were not there\n3 out of service in the registry\n"
+    assert registry.said[1:] == [("dev", names, False)]
     assert things(iot) == []
     assert IdentityStore(folder).things() == thing_names(3)
 
@@ -103,6 +130,18 @@ def test_the_local_broker_keeps_the_root_that_fleet_up_wrote(folder: Path, iot: 
     IdentityStore(folder).write_root_ca("the emulator's")
     done(run(folder, "register", "-n", "1"))
     assert (folder / "root-ca.pem").read_text() == "the emulator's"
+
+
+def test_what_the_registry_is_to_be_told_later(folder: Path, iot: Any, registry: Registry) -> None:
+    done(run(folder, "register", "-n", "2", "--env", "dev"))
+    registry.fault = "cannot connect to the database at 10.0.0.1:5432: timeout expired"
+    result = run(folder, "unregister", "device-00001", "--yes", "--env", "dev")
+    assert done(result) == "unregistered in dev: 1 removed, 0 were not there\n"
+    assert result.stderr == (
+        f"the registry does not know ({registry.fault}): later, for each, "
+        "fleet devices update device-00001 --inactive --env dev\n"
+    )
+    assert "update THING --inactive --env dev" in run(folder, "unregister", "-n", "2", "--yes", "--env", "dev").stderr
 
 
 def test_unregister_asks_first(folder: Path, iot: Any) -> None:

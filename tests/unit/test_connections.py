@@ -66,10 +66,17 @@ def test_the_server_takes_all_clients_at_once_and_an_administrator_besides(templ
 
 def test_either_login_may_hold_all_connections_of_the_loader_and_leaves_those_of_others() -> None:
     budget = connection_budget(load("prod"))
-    assert set(budget.limits) == set(LOADER_LOGINS)
-    for limit in budget.limits.values():
+    assert set(budget.limits) == {*LOADER_LOGINS, "grafana", "scada"}
+    for limit in (budget.limits[login] for login in LOADER_LOGINS):
         assert limit == sum(budget.loader.values())
         assert limit < budget.max_connections - sum(budget.admin.values()) - sum(budget.people.values())
+
+
+def test_consumers_have_their_share_and_no_more() -> None:
+    budget = connection_budget(load("prod"))
+    assert budget.consumers == {login: budget.limits[login] for login in ("grafana", "scada")}
+    without = connection_budget(load("prod", {"scada_login": "false"}))
+    assert budget.max_connections - without.max_connections == pytest.approx(1.2 * (budget.limits["scada"] + 1), abs=1)
 
 
 def test_it_grows_with_the_loader() -> None:

@@ -167,6 +167,7 @@ def devices(draw: st.DrawFn) -> list[dict[str, Any]]:
         texts = ("site_id", "customer", "project", "device_type", "location", "firmware")
         given = {column: draw(optional_text) for column in texts}
         own = {"device_id": name, "name": draw(printable_text) or "x", "active": draw(st.booleans())}
+        own["reading_interval_seconds"] = draw(st.one_of(st.none(), st.sampled_from([0.1, 5.0, 3600.0])))
         row = own | given | {"latitude": latitude, "longitude": longitude, "attributes": draw(attributes)}
         rows.append({column: row[column] for column in DEVICES.fields})
     return rows

@@ -31,6 +31,7 @@ def named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_became_of_objects_is_counted(capsys: pytest.CaptureFixture[str]) -> None:
     loaded = Outcome("loaded", 1, None, 10, 7, 2, 1, 40, NOW - timedelta(seconds=3), NOW - timedelta(seconds=1))
     loaded.out_of_range = 4
+    loaded.checked, loaded.detection_faults = 8, 1
     metrics.count(loaded, NOW)
     metrics.count(Outcome("rejected", 2, "gzip_corrupt", milliseconds=5), NOW)
     metrics.count(Outcome("already_loaded"), NOW)
@@ -44,7 +45,8 @@ def test_what_became_of_objects_is_counted(capsys: pytest.CaptureFixture[str]) -
         "Rows": [7, 0],
         "Duplicates": [2, 0],
         "Quarantined": [1, 0],
-        "ReadingsChecked": [9, 0],
+        "ReadingsChecked": [8, 0],
+        "DetectionFaults": [1, 0],
         "ReadingsOutOfRange": [4, 0],
         "LoadMilliseconds": [40, 5],
         "EndToEndSeconds": [3.0],

@@ -146,7 +146,13 @@ def test_an_empty_file_or_section_leaves_the_defaults(file: Path, text: str) -> 
         ),
         (
             "telemetry: {humidity_range: [30, 130]}",
-            "fleet.yaml:1: telemetry.humidity_range is [30, 130]: it must be from 0 to 100",
+            "fleet.yaml:1: telemetry.humidity_range is [30, 130]: it must be from 0 to 100 %, which is what is plausible; "
+            "for values beyond that use anomaly.spike_factor",
+        ),
+        (
+            "telemetry: {temperature_range: [-61, 35]}",
+            "fleet.yaml:1: telemetry.temperature_range is [-61, 35]: it must be from -60 to 125 degC, which is what is "
+            "plausible; for values beyond that use anomaly.spike_factor",
         ),
         ("telemetry: {batch: 0}", "fleet.yaml:1: telemetry.batch is 0: it must be a whole number of at least 1 and at most 1000"),
         ("anomaly: {probability: 1.5}", "fleet.yaml:1: anomaly.probability is 1.5: it must be from 0 to 1"),

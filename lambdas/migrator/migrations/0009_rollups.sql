@@ -203,7 +203,7 @@ BEGIN
             'fresh AS MATERIALIZED (SELECT fresh.* FROM span CROSS JOIN LATERAL ('
             '    %1$s AS source WHERE source.device_id = span.device_id AND %2$s GROUP BY 1, 2) fresh), '
             'gone AS (DELETE FROM rollup.%3$I stored USING span WHERE stored.device_id = span.device_id AND %4$s '
-            '    AND (stored.device_id, stored.bucket) NOT IN (SELECT device_id, bucket FROM fresh)), '
+            '    AND NOT EXISTS (SELECT FROM fresh WHERE fresh.device_id = stored.device_id AND fresh.bucket = stored.bucket)), '
             'stored AS (INSERT INTO rollup.%3$I SELECT * FROM fresh ORDER BY device_id, bucket '
             '    ON CONFLICT (device_id, bucket) DO UPDATE SET %5$s RETURNING bucket) '
             'SELECT count(DISTINCT bucket) FROM stored',
@@ -238,6 +238,10 @@ DECLARE
     begins  timestamptz[];
     ends    timestamptz[];
     bounded constant integer := 60;
+    -- Newer versions refresh ten buckets at a time unless they are told not to, and take five times as long for an hour.
+    in_batches constant boolean := EXISTS (
+        SELECT FROM pg_proc WHERE oid = 'public.refresh_continuous_aggregate'::regproc AND 'options' = ANY (proargnames)
+    );
 BEGIN
     IF NOT pg_try_advisory_lock(31088090465235312) THEN
         RETURN;
@@ -261,7 +265,13 @@ BEGIN
             ) ripe GROUP BY island, portion
         ) spans;
         FOR i IN 1 .. coalesce(array_length(begins, 1), 0) LOOP
-            CALL public.refresh_continuous_aggregate(format('rollup.%I', each.name)::regclass, begins[i], ends[i]);
+            IF in_batches THEN
+                CALL public.refresh_continuous_aggregate(
+                    format('rollup.%I', each.name)::regclass, begins[i], ends[i], options => '{"buckets_per_batch": 0}'
+                );
+            ELSE
+                CALL public.refresh_continuous_aggregate(format('rollup.%I', each.name)::regclass, begins[i], ends[i]);
+            END IF;
             WITH done AS (
                 DELETE FROM rollup.pending WHERE level = each.level AND bucket >= begins[i] AND bucket < ends[i]
                 RETURNING bucket, since
@@ -304,10 +314,11 @@ BEGIN
         );
         dropped := dropped + number;
     END LOOP;
+    DELETE FROM public.anomalies WHERE resolved_at < now() - make_interval(days => settings.rollup_retention_days);
     RETURN dropped;
 END $$;
 COMMENT ON FUNCTION rollup.drop_expired() IS
-    'Drops what is past its retention, at most once an hour, and counts the chunks; readings themselves by a policy on the Community edition';
+    'Drops what is past its retention, at most once an hour, and counts the chunks; readings themselves by a policy on the Community edition. With them go anomalies (0011) resolved before the rollups of their time';
 
 CREATE FUNCTION rollup.take_recomputed() RETURNS bigint LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
@@ -346,6 +357,9 @@ BEGIN
             'timescaledb.segmentby = ''device_id'', timescaledb.orderby = ''bucket'')';
         -- Late and replayed readings may reach into whole compressed days; a limit would keep them out for ever.
         EXECUTE format('ALTER DATABASE %I SET timescaledb.max_tuples_decompressed_per_dml_transaction = 0', current_database());
+        -- Bloom filters of seq and of the unique index would be a sixth of what is compressed; late readings go in as fast
+        -- without them: device and timestamp leave one batch in which a reading may be already.
+        EXECUTE format('ALTER DATABASE %I SET timescaledb.auto_sparse_indexes = off', current_database());
         PERFORM add_job('rollup.refresh_touched', interval '30 seconds');
     END IF;
 END $$;

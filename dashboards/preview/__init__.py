@@ -1,0 +1,1 @@
+"""All dashboards with their data as one HTML page that needs neither Grafana nor a network."""

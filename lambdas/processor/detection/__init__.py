@@ -1,0 +1,1 @@
+"""Anomalies found while loading: out of range, spike, jump. `docs/detection.md` says how."""

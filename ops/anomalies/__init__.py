@@ -1,0 +1,1 @@
+"""`fleet anomalies`: what was found wrong with readings, and what became of it."""

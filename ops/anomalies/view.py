@@ -1,0 +1,158 @@
+"""What these commands print."""
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Literal
+
+from rich.table import Table
+
+from ops.anomalies.episodes import AROUND, METRIC_NAMES, Became, Row, is_false_positive
+from ops.devices.view import age
+from ops.quarantine.view import printable
+
+_STORED = (
+    "anomaly_id", "device_id", "metric", "kind", "severity", "started_at", "last_at", "detected_at", "readings", "value",
+    "expected", "score", "resolved_at", "resolved_by", "metadata",
+)  # fmt: skip
+_READING = ("part", "timestamp", "seq", *METRIC_NAMES, "quality", "received_at")
+_AUTOMATIC = {
+    "recovered": "it recovered",
+    "retired": "the device was taken out of service",
+    "late": "it was found in readings more than an hour old",
+}
+
+
+def table(rows: Sequence[Row], *, resolutions: bool) -> Table:
+    """One line per episode."""
+    shown = Table(box=None, padding=(0, 2, 0, 0))
+    headings = ["id", "began (UTC)", "lasts", "severity", "kind", "device", "metric", "value", "expected", "readings"]
+    for heading in headings + (["resolved"] if resolutions else []):
+        right: Literal["left", "right"] = "right" if heading in {"id", "value", "expected", "readings"} else "left"
+        shown.add_column(heading, justify=right, overflow="fold", no_wrap=heading in {"id", "severity", "device"})
+    for row in rows:
+        cells = [
+            str(row["anomaly_id"]),
+            _moment(row["started_at"]),
+            lasts(row),
+            row["severity"],
+            row["kind"],
+            row["device_id"],
+            row["metric"] or "",
+            _value(row, row["value"]),
+            _value(row, row["expected"]),
+            f"{row['readings']:,}" if row["kind"] != "silence" else "",
+        ]
+        shown.add_row(*map(printable, cells + ([_resolution(row)] if resolutions else [])))
+    return shown
+
+
+def lasts(row: Mapping[str, Any]) -> str:
+    """How long it took, or takes already: silence goes on until something is heard, the rest as far as readings show it."""
+    going_on = row["kind"] == "silence" and row["resolved_at"] is None
+    end = row["now"] if going_on else row["last_at"]
+    return age(max(end, row["started_at"]), row["started_at"])
+
+
+def _value(row: Mapping[str, Any], value: float | None) -> str:
+    if value is None:
+        return ""
+    if row["kind"] == "silence":
+        zero = row["started_at"]
+        return age(zero + timedelta(seconds=value), zero)
+    return f"{value:,.6g}"
+
+
+def _moment(at: datetime) -> str:
+    return f"{at:%Y-%m-%d %H:%M:%S}"
+
+
+def _resolution(row: Mapping[str, Any]) -> str:
+    if row["resolved_at"] is None:
+        return "open"
+    return f"{row['resolved_by'] or 'by hand'}{', false positive' if is_false_positive(row) else ''}"
+
+
+def resolved_how(row: Mapping[str, Any]) -> str:
+    """When, by whom, and what was said."""
+    by = row["resolved_by"]
+    how = f": {_AUTOMATIC[by]}" if by in _AUTOMATIC else f" by {by or 'hand'}"
+    return f"{_moment(row['resolved_at'])} UTC{how}"
+
+
+def facts(row: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What is known of an episode, in the order in which one asks."""
+    site = " ".join(part for part in (row["site_id"], f"({row['site_name']})" if row["site_name"] else "") if part)
+    unit = row["unit"] or ""
+    metadata = {name: value for name, value in row["metadata"].items() if name not in {"note", "resolution"}}
+    known = [
+        ("state", "open" if row["resolved_at"] is None else f"resolved {resolved_how(row)}"),
+        ("note", row["metadata"].get("note")),
+        ("resolution", row["metadata"].get("resolution")),
+        ("severity", row["severity"]),
+        ("device", row["device_id"] + (f" ({row['device_name']})" if row["device_name"] != row["device_id"] else "")),
+        ("site", site),
+        ("customer", row["customer"]),
+        ("metric", row["metric"]),
+        ("began", f"{_moment(row['started_at'])} UTC, {age(row['now'], row['started_at'])} ago"),
+        ("last", f"{_moment(row['last_at'])} UTC" if row["last_at"] != row["started_at"] else None),
+        ("found", f"{_moment(row['detected_at'])} UTC"),
+        ("lasts", lasts(row)),
+        ("readings", f"{row['readings']:,}" if row["readings"] else None),
+        ("value", f"{_value(row, row['value'])} {unit}" if row["value"] is not None else None),
+        ("expected", f"{_value(row, row['expected'])} {unit}" if row["expected"] is not None else None),
+        ("score", f"{row['score']:.4g}" if row["score"] is not None else None),
+        ("plausible", f"{row['low']:g} to {row['high']:g} {unit}" if row["low"] is not None else None),
+        ("metadata", json.dumps(metadata, ensure_ascii=False) if metadata else None),
+    ]
+    return [(name, str(value).strip()) for name, value in known if value]
+
+
+def readings_table(row: Mapping[str, Any], readings: Sequence[Row]) -> Table:
+    """The readings around an episode; those of it have a mark."""
+    shown = Table(box=None, padding=(0, 2, 0, 0))
+    for heading in ("", "reading (UTC)", "seq", *METRIC_NAMES):
+        shown.add_column(heading, justify="left" if heading in {"", "reading (UTC)"} else "right")
+    part = readings[0]["part"] if readings else ""
+    within = sum(reading["part"] == "within" for reading in readings)
+    for reading in readings:
+        if part == "within" != reading["part"] and within == AROUND:
+            shown.add_row("*", "...")
+        part = reading["part"]
+        values = ["-" if reading[name] is None else f"{reading[name]:,.6g}" for name in METRIC_NAMES]
+        emphasised = [
+            f"[bold]{value}[/]" if part == "within" and name == row["metric"] else value
+            for name, value in zip(METRIC_NAMES, values, strict=True)
+        ]
+        shown.add_row(
+            "*" if part == "within" else "",
+            f"{reading['timestamp']:%Y-%m-%d %H:%M:%S.%f}"[:-3],
+            str(reading["seq"]),
+            *emphasised,
+        )
+    return shown
+
+
+def outcome(became: Became, row: Mapping[str, Any]) -> str:
+    """What `resolve` did to one."""
+    name = f"{row['anomaly_id']} ({row['kind']} of {row['device_id']}{' ' + row['metric'] if row['metric'] else ''})"
+    if became == "resolved":
+        return f"{name}: resolved{' as a false positive' if is_false_positive(row) else ''}"
+    if became == "marked":
+        return f"{name}: marked as a false positive; it was resolved {resolved_how(row)}"
+    false = ", as a false positive" if is_false_positive(row) else ""
+    return f"{name}: was resolved{false} already, {resolved_how(row)}"
+
+
+def as_json(row: Mapping[str, Any], *further: str) -> dict[str, Any]:
+    """An episode as JSON has it: times in ISO 8601."""
+    return _plain({column: row[column] for column in (*_STORED, *further)})
+
+
+def reading_as_json(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A reading likewise."""
+    return _plain({column: row[column] for column in _READING})
+
+
+def _plain(row: dict[str, Any]) -> dict[str, Any]:
+    return json.loads(json.dumps(row, default=lambda at: at.isoformat()))  # type: ignore[no-any-return]

@@ -1,0 +1,1 @@
+"""`fleet dashboards`: what an operator does with the dashboards."""
