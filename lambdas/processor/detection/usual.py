@@ -28,9 +28,15 @@ QUIET_READINGS = 10
 _LEVEL_SHARE = 0.5
 """Of the level that a value leaves as it was."""
 _SCALE_SHARE = 0.005
+_UNCLIPPED_READINGS = 20
+"""Of the warm-up: until then nobody knows what is far."""
+_TRIM = 8
+"""Of so many values at once one on either side says nothing of the mean distance: it may be a spike of the warm-up."""
 _CLIP = 4.0
 """Scales beyond which a value teaches no more than one there."""
 _RECORD = 1.2 / EDGE
+_WIDEST = 100.0 / EDGE
+"""Floors beyond which no record puts the edge: what is so far off is reported as often as it comes."""
 _RECORD_READINGS, _RECORD_MILLISECONDS = 1400, 2 * 86_400_000
 """A record has faded to half after so many readings, or after so long, whichever is later."""
 _GROWTH = 4.0
@@ -130,11 +136,11 @@ def observe(
         try:
             # Least, middle and greatest in one go: faster than min() and max(), and the median is hard to mislead.
             ordered: list[float] = sorted(column)  # type: ignore[arg-type]
-            low, high, middle = ordered[0], ordered[-1], ordered[count // 2]
-            ordinary = usual.low <= low <= middle <= high <= usual.high and usual.run is None
+            low, high = ordered[0], ordered[-1]
+            ordinary = usual.low <= low <= high <= usual.high and usual.run is None
             # Beyond single precision, or no number at all, is nothing that the table has.
             if ordinary and low >= -_GREATEST and high <= _GREATEST:
-                _learn(usual, low, high, middle, count, decay, floor)
+                _learn(usual, ordered, count, decay, floor)
                 continue
         except TypeError:  # a value is missing
             pass
@@ -149,29 +155,35 @@ def _forget_levels(device: Device) -> None:
         usual.low, usual.high, usual.run, usual.anew = -math.inf, math.inf, None, True
 
 
-def _learn(usual: Usual, low: float, high: float, middle: float, count: int, decay: float, floor: float) -> None:
-    """Learns `count` ordinary values from the least, the greatest and the median of them."""
+def _learn(usual: Usual, ordered: Sequence[float], count: int, decay: float, floor: float) -> None:
+    """Learns `count` ordinary values, in the order of their size, from few of them."""
+    middle, cut = ordered[(count - 1) // 2], count // _TRIM
     readings = usual.readings = usual.readings + count
     level = usual.level
     if usual.anew:
         level, usual.anew = middle, False
     least = _LEAST * abs(level)
     least = floor if floor > least else least  # faster than max(), on the loader's hottest path
-    above, below = high - level, level - low
+    above, below = ordered[-1] - level, level - ordered[0]
     record_above, record_below = usual.record_above * decay, usual.record_below * decay
     usual.record_above = record_above = above if above > record_above else record_above
     usual.record_below = record_below = below if below > record_below else record_below
-    # Of many values the greatest distance is known, and from it, as if they were normal, the mean one.
+    # Of many values a great distance is known, and from it, as if they were normal, the mean one.
+    if cut:
+        above, below = ordered[-1 - cut] - level, level - ordered[cut]
     typical, level_share = _SHARES[count] if count < len(_SHARES) else _shares(count)
     if readings <= WARM_UP_READINGS:
         share = count / readings
+        clip = math.inf
+        if readings - count >= _UNCLIPPED_READINGS:
+            clip = _CLIP * max(usual.above, usual.below, least)
         if above > 0.0:
-            usual.above += share * (above * typical - usual.above)
+            usual.above += share * (min(above * typical, clip) - usual.above)
         if below > 0.0:
-            usual.below += share * (below * typical - usual.below)
-        usual.level = level + (middle - level) * max(level_share, share)
+            usual.below += share * (min(below * typical, clip) - usual.below)
+        usual.level = level + max(-clip, min((middle - level) * max(level_share, share), clip))
         if readings + count > WARM_UP_READINGS:
-            _set_edges(usual, least)
+            _set_edges(usual, least, floor)
         return
     share = min(_SCALE_SHARE * count, 1.0)
     if above > 0.0:
@@ -188,8 +200,9 @@ def _learn(usual: Usual, low: float, high: float, middle: float, count: int, dec
     step = (middle - level) * level_share
     usual.level = level = level + (step if -clip <= step <= clip or not clip else math.copysign(clip, step))
     # As _set_edges does.
-    record_above *= _RECORD
-    record_below *= _RECORD
+    widest = floor * _WIDEST or math.inf
+    record_above = record_above * _RECORD if record_above * _RECORD < widest else widest
+    record_below = record_below * _RECORD if record_below * _RECORD < widest else widest
     scale_above = record_above if record_above > scale_above else scale_above
     scale_below = record_below if record_below > scale_below else scale_below
     usual.high = level + EDGE * (scale_above if scale_above > least else least)
@@ -197,20 +210,23 @@ def _learn(usual: Usual, low: float, high: float, middle: float, count: int, dec
 
 
 def _shares(count: int) -> tuple[float, float]:
-    """What `count` values say of the mean distance when the greatest is known, and how far they take the level along.
+    """What `count` values say of the mean distance when the greatest but `_TRIM`'s is known, and how far they take the level.
 
-    The first as if they were normal: their greatest distance on one side, in mean distances, is about 1 + 0.45 ln(count).
+    The first as if they were normal: the expected order statistic by Blom's formula, with Tukey's lambda for the quantile,
+    in mean distances (0.798 standard deviations).
     """
-    return 1.0 / (1.0 + 0.45 * math.log(count)), 1.0 - _LEVEL_SHARE**count
+    quantile = (count - count // _TRIM - 0.375) / (count + 0.25)
+    deviations = 4.91 * (quantile**0.14 - (1.0 - quantile) ** 0.14)
+    return 1.0 / max(1.0, deviations / 0.798), 1.0 - _LEVEL_SHARE**count
 
 
 _SHARES = [(1.0, 0.0), *map(_shares, range(1, 101))]
 
 
-def _set_edges(usual: Usual, least: float) -> None:
-    level = usual.level
-    usual.high = level + EDGE * max(usual.above, usual.record_above * _RECORD, least)
-    usual.low = level - EDGE * max(usual.below, usual.record_below * _RECORD, least)
+def _set_edges(usual: Usual, least: float, floor: float) -> None:
+    level, widest = usual.level, floor * _WIDEST or math.inf
+    usual.high = level + EDGE * max(usual.above, min(usual.record_above * _RECORD, widest), least)
+    usual.low = level - EDGE * max(usual.below, min(usual.record_below * _RECORD, widest), least)
 
 
 def _each(
@@ -222,7 +238,7 @@ def _each(
         if usual.low <= value <= usual.high:
             if usual.run is not None:
                 _end_run(usual)
-            _learn(usual, value, value, value, 1, decay, floor)
+            _learn(usual, (value,), 1, decay, floor)
         else:
             new = _beyond(usual, metric, at, value, floor)
             if new.kind == "jump":  # what led to it in these same values was no spike
@@ -263,7 +279,7 @@ def _beyond(usual: Usual, metric: int, at: int, value: float, floor: float) -> F
         return Found(metric, "spike", at, at, 1, value, level, score, fresh)
     _end_run(usual)
     usual.level = run.total / run.readings
-    _set_edges(usual, least)
+    _set_edges(usual, least, floor)
     return Found(metric, "jump", at, run.since, run.readings, value, level, score, fresh=True)
 
 
