@@ -181,7 +181,7 @@ def _install(gate: _Gate) -> None:
     target = ""
 
     def gated_execute(self: Any, query: Any, *arguments: Any, **options: Any) -> Any:
-        if query.startswith("INSERT INTO telemetry"):
+        if "INSERT INTO telemetry" in query:
             gate.pass_("staged")
         if query.startswith("UPDATE ingest.objects"):
             gate.pass_("counted")

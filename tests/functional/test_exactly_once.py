@@ -21,9 +21,10 @@ OVERLAPPING = raw_object("overlapping", Span("device-00001", range(400, 2600)), 
 SEEN_BY_THE_SERVER: dict[Boundary, tuple[str, str]] = {
     "claimed": ("idle in transaction", "INSERT INTO ingest.objects"),
     "mid_copy": ("active", "COPY telemetry"),
-    "copied": ("idle in transaction", "COPY telemetry"),
+    # After the COPY the loader reads what is usual for devices that it does not know.
+    "copied": ("idle in transaction", "SELECT device_id, state FROM ingest.detector"),
     "mid_staging": ("active", "COPY incoming"),
-    "staged": ("idle in transaction", "COPY incoming"),
+    "staged": ("idle in transaction", "SELECT device_id, state FROM ingest.detector"),
     "counted": ("idle in transaction", "RELEASE"),
     "recorded": ("idle in transaction", "UPDATE ingest.objects"),
     "committed": ("idle", "COMMIT"),

@@ -113,7 +113,7 @@ def test_a_dropped_table_comes_back_as_of_a_moment_before(instance: Instance, pa
         _load(connection, 500)
         moment = _moment(connection)
         before = _readings(instance, password)
-        connection.execute("DROP TABLE telemetry")
+        connection.execute("DROP TABLE telemetry CASCADE")
     refused = instance.run("restore.sh", moment, check=False)
     assert refused.returncode == 1
     assert "run it again with --yes" in refused.stderr
