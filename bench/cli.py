@@ -2,8 +2,9 @@
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -12,7 +13,16 @@ from ops.errors import UserError
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 console = Console()
-JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")]
+
+
+def _writable(path: Path | None) -> Path | None:
+    """Refuses a file at the beginning that could not be written at the end."""
+    if path is not None and not os.access(path.absolute().parent, os.W_OK):
+        raise UserError(f"--json {path}: the folder is not writable or does not exist")
+    return path
+
+
+JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.", callback=_writable)]
 
 
 @app.callback()
@@ -29,11 +39,8 @@ def loader(
     """The loader against psql's \\copy, executemany and a temporary table (about five minutes)."""
     from bench import loader as benchmark
 
-    if json_file is not None and not os.access(json_file.absolute().parent, os.W_OK):
-        raise UserError(f"--json {json_file}: the folder is not writable or does not exist")
     figures = benchmark.run(rows, largest, console)
-    if json_file is not None:
-        json_file.write_text(json.dumps(figures, indent=2) + "\n")
+    _write(figures, json_file)
 
 
 @app.command()
@@ -43,11 +50,8 @@ def storage(
     """Bytes per reading in the database, before and after compression (Community edition; about a minute)."""
     from bench import storage as benchmark
 
-    if json_file is not None and not os.access(json_file.absolute().parent, os.W_OK):
-        raise UserError(f"--json {json_file}: the folder is not writable or does not exist")
     figures = benchmark.run(rows, console)
-    if json_file is not None:
-        json_file.write_text(json.dumps(figures, indent=2) + "\n")
+    _write(figures, json_file)
 
 
 @app.command()
@@ -58,11 +62,8 @@ def queries(
     """Every panel of the dashboards at 1 hour, 24 hours and 30 days (about ten minutes)."""
     from bench import queries as benchmark
 
-    if json_file is not None and not os.access(json_file.absolute().parent, os.W_OK):
-        raise UserError(f"--json {json_file}: the folder is not writable or does not exist")
     figures = benchmark.run(rows, console)
-    if json_file is not None:
-        json_file.write_text(json.dumps(figures, indent=2) + "\n")
+    _write(figures, json_file)
 
 
 @app.command()
@@ -73,8 +74,10 @@ def anomalies(
     """The loader's detector beside a plain 3-sigma rule, scored as the Numenta Anomaly Benchmark does."""
     from bench import anomalies as benchmark
 
-    if json_file is not None and not os.access(json_file.absolute().parent, os.W_OK):
-        raise UserError(f"--json {json_file}: the folder is not writable or does not exist")
     figures = benchmark.run(data, console)
-    if json_file is not None:
-        json_file.write_text(json.dumps(figures, indent=2) + "\n")
+    _write(figures, json_file)
+
+
+def _write(figures: Mapping[str, Any], path: Path | None) -> None:
+    if path is not None:
+        path.write_text(json.dumps(figures, indent=2) + "\n")

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,12 +19,11 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.data import Readings, recent_start, write_csv, write_objects
+from bench.server import benchmark_server
 from infra.packaging import function_package
-from lambdas.migrator.migrate import migrate, read_migrations
 from lambdas.processor.binary_copy import COLUMNS
-from local import timescaledb
 from ops.errors import UserError
-from ops.paths import LOCAL, ROOT
+from ops.paths import ROOT
 
 _ROUNDS = 3
 _EXECUTEMANY_ROWS = 50_000
@@ -160,7 +158,7 @@ def run(rows: int, largest: int, console: Console) -> dict[str, float]:
     folder = Path(tempfile.mkdtemp(prefix="fleet-bench-"))
     # psql runs as this user, the server's folders do not lie here: nobody else needs to read these files.
     try:
-        with _server(console) as (dsn, psql):
+        with benchmark_server(console) as (dsn, psql):
             console.print(f"[dim]writing {rows:,} readings in three forms")
             return _measure(Bench(dsn, psql, folder, rows), largest, console)
     finally:
@@ -293,39 +291,6 @@ def _seconds(package: Path, statement: str, password: str) -> float:
     started = time.perf_counter()
     subprocess.run([sys.executable, "-c", statement], env=environment, cwd=package, check=True)
     return time.perf_counter() - started
-
-
-class _server:  # noqa: N801 - used as a context manager
-    """A DSN and a psql: FLEET_DATABASE_URL's server, or one of Debian's packages for the time of the benchmark."""
-
-    def __init__(self, console: Console) -> None:
-        self._say: Callable[[str], None] = lambda text: console.print(f"[dim]{text}")
-        self._own = LOCAL / "bench" / "timescaledb"
-        self._admin = os.environ.get("FLEET_DATABASE_URL")
-        self._name = f"fleet_bench_{os.getpid()}"
-
-    def __enter__(self) -> tuple[str, str]:
-        psql = shutil.which("psql")
-        dsn = self._admin
-        if dsn is None:
-            server = timescaledb.provide("debian", self._own, progress=self._say)
-            dsn, psql = server.dsn, str(self._own / "dist" / "bin" / "psql")
-        if psql is None:
-            raise UserError("no psql on the PATH: apt-get install postgresql-client")
-        self._server_dsn = dsn
-        with psycopg.connect(dsn, autocommit=True) as admin:
-            admin.execute(f'CREATE DATABASE "{self._name}"'.encode())
-        own = make_conninfo(dsn, dbname=self._name)
-        with psycopg.connect(own) as connection:
-            migrate(connection, read_migrations())
-        return own, psql
-
-    def __exit__(self, *_: object) -> None:
-        if self._admin is None:
-            timescaledb.destroy(self._own)
-            return
-        with psycopg.connect(self._server_dsn, autocommit=True) as admin:
-            admin.execute(f'DROP DATABASE "{self._name}" WITH (FORCE)'.encode())
 
 
 def _without_password(dsn: str) -> str:

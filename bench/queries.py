@@ -11,10 +11,11 @@ import psycopg
 from rich.console import Console
 from rich.table import Table
 
-from bench.loader import _server as benchmark_server
 from bench.queries_data import DAYS, Fleet, fill
-from dashboards.macros import TimeRange
-from dashboards.queries import Dashboard, Query, expand, expand_annotation, load_all, resolve, values
+from bench.server import benchmark_server
+from dashboards.reading.macros import TimeRange
+from dashboards.reading.queries import Dashboard, Query, expand, expand_annotation, load_all, resolve, values
+from local.timescaledb.edition import is_community
 
 RANGES = {"1 hour": timedelta(hours=1), "24 hours": timedelta(hours=24), f"{DAYS} days": timedelta(days=DAYS)}
 DEVICES = 1000
@@ -57,8 +58,7 @@ def run(rows: int, console: Console) -> dict[str, Any]:
     with benchmark_server(console) as (dsn, _), psycopg.connect(dsn, autocommit=True) as connection:
         console.print(f"[dim]making {rows:,} readings of {DEVICES:,} devices")
         made = fill(connection, fleet, lambda text: console.print(f"[dim]{text}"))
-        row = connection.execute("SELECT current_setting('timescaledb.license')").fetchone()
-        edition = "community" if row == ("timescale",) else "apache"
+        edition = "community" if is_community(connection) else "apache"
         timings = measure(connection, dashboards, fleet.end, console)
     return report(timings, made, edition, console)
 

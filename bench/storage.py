@@ -19,11 +19,12 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.data import BATCH, STAMP
-from bench.loader import _server as benchmark_server
+from bench.server import benchmark_server
 from lambdas.processor.limits import Limits
 from lambdas.processor.load import load_object
 from lambdas.processor.raw_object import ObjectVersion
 from lambdas.shared.stamp import Stamps
+from local.timescaledb.edition import is_community
 from ops.errors import UserError
 from simulator.config import SimulatorConfig
 from simulator.signals import DeviceSignals
@@ -56,8 +57,7 @@ def run(rows: int, console: Console) -> dict[str, float]:
         figures = {"rows": float(rows), "bytes_per_reading_before": before.total / rows}
         table = Table("per reading", "bytes", "of these table", "indexes", "toast")
         _add(table, "as rows", before, rows)
-        row = connection.execute("SELECT current_setting('timescaledb.license') = 'timescale'").fetchone()
-        if row is not None and row[0]:
+        if is_community(connection):
             connection.execute("SELECT compress_chunk(chunk) FROM show_chunks('telemetry') chunk")
             after = _size(connection)
             _add(table, "compressed", after, rows)

@@ -21,7 +21,7 @@ from infra.settings import Settings
 
 _WIDTH = 24
 _BROKER = ("Connect.Success", "Connect.AuthError", "Connect.ServerError", "PublishIn.Success", "PublishIn.ServerError")
-_READINGS = ("Rows", "ReadingsChecked", "ReadingsOutOfRange", "Duplicates", "Quarantined")
+_READINGS = ("Rows", "ReadingsChecked", "ReadingsOutOfRange", "DetectionFaults", "Duplicates", "Quarantined")
 _SLO_LATENCY_SECONDS = 5
 _SLO_DETECTION_SECONDS = 30
 _SLO_LOSS_PARTS_PER_MILLION = 100

@@ -1,10 +1,12 @@
 """What the simulator and the operator's commands aim at: the endpoint, the devices and the database of an environment."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
 from botocore.exceptions import ClientError
+from psycopg import errors
 
 from certs.endpoint import amazon_root_cas, data_endpoint, write_trust_anchor
 from certs.registration import register
@@ -74,6 +76,25 @@ def database(environment: str, *, application_name: str) -> psycopg.Connection:
         raise UserError(f"cannot connect to the database at {secret.host}:{secret.port}: {reason}") from None
     connection.autocommit = True
     return connection
+
+
+@contextmanager
+def using_database(environment: str, *, application_name: str) -> Iterator[psycopg.Connection]:
+    """`database` for as long as the context lasts, whose faults are clear lines."""
+    with database_faults_named(environment), database(environment, application_name=application_name) as connection:
+        yield connection
+
+
+@contextmanager
+def database_faults_named(environment: str) -> Iterator[None]:
+    """Raises UserError for a database of an older schema, and for one that goes away or gives up."""
+    try:
+        yield
+    except (errors.UndefinedTable, errors.UndefinedColumn, errors.UndefinedFunction):
+        raise UserError(f"the database of {environment} has an older schema: deploy this release first") from None
+    except psycopg.OperationalError as error:
+        reason = error.diag.message_primary or " ".join(str(error).split())
+        raise UserError(f"the database gave up: {reason}: try again") from None
 
 
 def database_secret(environment: str, role: str) -> DatabaseSecret:

@@ -16,13 +16,12 @@ os.environ.setdefault("AWS_EC2_METADATA_DISABLED", "true")
 import psycopg
 import pytest
 from psycopg import sql
-from psycopg.conninfo import make_conninfo
 
-from lambdas.migrator.migrate import migrate, read_migrations
 from local import emulator as emulators
 from local import processes, timescaledb
 from local.state import Emulator
 from local.timescaledb import packages
+from tests.databases import copied_database, migrated_database
 
 
 def _say(text: str) -> None:
@@ -53,10 +52,7 @@ def server_dsn() -> Iterator[str]:
 def template_database(server_dsn: str) -> Iterator[str]:
     """The name of a migrated database, to be copied."""
     name = f"fleet_template_{os.getpid()}"
-    with psycopg.connect(server_dsn, autocommit=True) as admin:
-        admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-        with psycopg.connect(make_conninfo(server_dsn, dbname=name)) as connection:
-            migrate(connection, read_migrations())
+    with migrated_database(server_dsn, name), psycopg.connect(server_dsn, autocommit=True) as admin:
         # Nobody may be connected to a database that is copied, TimescaleDB's own scheduler included.
         admin.execute(sql.SQL("ALTER DATABASE {} WITH ALLOW_CONNECTIONS false").format(sql.Identifier(name)))
         while admin.execute(
@@ -64,19 +60,13 @@ def template_database(server_dsn: str) -> Iterator[str]:
         ).fetchall():
             pass
         yield name
-        admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
 @pytest.fixture
 def database_dsn(server_dsn: str, template_database: str) -> Iterator[str]:
     """A migrated, empty database for one test."""
-    name = f"fleet_test_{os.getpid()}_{next(_numbers)}"
-    with psycopg.connect(server_dsn, autocommit=True) as admin:
-        admin.execute(
-            sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(template_database))
-        )
-        yield make_conninfo(server_dsn, dbname=name)
-        admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+    with copied_database(server_dsn, template_database, f"fleet_test_{os.getpid()}_{next(_numbers)}") as dsn:
+        yield dsn
 
 
 _numbers = iter(range(1, 1_000_000))
@@ -96,9 +86,11 @@ def emulator_python() -> Path:
 
 
 @pytest.fixture(scope="session")
-def emulator(emulator_python: Path) -> Iterator[Emulator]:
+def emulator(emulator_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
     """An AWS emulator with nothing deployed, shared by all tests: use names of your own."""
-    running = emulators.start(_FOLDER / "emulator", emulator_python, port=None, mqtt_port=None, before=None)
+    # Its folder is this run's own: another run of the tests beside it would empty one that they share.
+    folder = tmp_path_factory.mktemp("emulator")
+    running = emulators.start(folder, emulator_python, port=None, mqtt_port=None, before=None)
     try:
         yield running
     finally:

@@ -16,8 +16,10 @@ function draw(option) {
   const chart = echarts.init(null, null, { renderer: "svg", ssr: true, ...SIZE });
   chart.setOption(option);
   const svg = chart.renderToSVGString();
+  const axis = chart.getModel().getComponent("xAxis");
+  const extent = axis && axis.get("type") === "time" ? [0, 1].map((end) => axis.axis.coordToData(axis.axis.getExtent()[end])) : null;
   chart.dispose();
-  return svg;
+  return { svg, extent };
 }
 
 // A line without a point is a path too, but one that goes nowhere.
@@ -29,13 +31,13 @@ function judged(panel, result, theme, context) {
     const texts = JSON.stringify(model);
     return { kind: model.kind, marks: (model.items || model.rows || []).length, reason: model.text || "", bad: /NaN|undefined|Infinity/.test(texts), model };
   }
-  const svg = draw(model.option);
+  const { svg, extent } = draw(model.option);
   // Marks are what is there with the values and not without: neither thresholds nor annotations, nor the axes, which
   // without values have other labels.
   const hidden = (axis) => (Array.isArray(axis) ? axis.map(hidden) : axis && { ...axis, show: false });
   const alone = { ...model.option, xAxis: hidden(model.option.xAxis), yAxis: hidden(model.option.yAxis) };
-  const bare = draw({ ...alone, series: alone.series.map((series) => ({ ...series, data: [] })) });
-  return { kind: "chart", marks: shapes(draw(alone)) - shapes(bare), reason: "", bad: /NaN|undefined|Infinity/.test(svg) || /NaN|undefined/.test(JSON.stringify(model.legend)), summary: model.summary };
+  const bare = draw({ ...alone, series: alone.series.map((series) => ({ ...series, data: [] })) }).svg;
+  return { kind: "chart", marks: shapes(draw(alone).svg) - shapes(bare), reason: "", bad: /NaN|undefined|Infinity/.test(svg) || /NaN|undefined/.test(JSON.stringify(model.legend)), summary: model.summary, extent, texts: [...svg.matchAll(/<text[^>]*>([^<]*)</g)].map((found) => found[1]) };
 }
 
 for (const dashboard of data.dashboards) {

@@ -78,7 +78,7 @@ BOARD = Board(
                     _GROWTH,
                     unit=units.BYTES,
                     decimals=1,
-                    none="no whole day",
+                    none="not yet",
                 ),
                 number(
                     "Volume full in",

@@ -179,6 +179,8 @@ FROM @view WHERE {DEVICE} AND $__timeFilter(bucket) AND @chosen
                         Field("length", unit="dtdurations"),
                         Field("missing", steps=[(1, "orange")], base="text", colored=True),
                     ],
+                    width=24,
+                    height=5,
                     none="no gap",
                 ),
                 rows(
@@ -199,6 +201,8 @@ ORDER BY started_at DESC LIMIT 100
                         Field("expected", extra={"decimals": 2}),
                         Field("score", extra={"decimals": 1}),
                     ],
+                    width=24,
+                    height=6,
                     none="no anomaly",
                 ),
             ],

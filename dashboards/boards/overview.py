@@ -56,17 +56,20 @@ GROUP BY bucket
     FLEET,
 )
 
+# Without the interval that has just begun, which would look as if the rate fell.
 _INGEST_RATE = """
 SELECT $__timeGroupAlias(loaded_at, $__interval), sum(rows) * 1000.0 / $__interval_ms AS "rows",
        sum(duplicates) * 1000.0 / $__interval_ms AS "duplicates"
 FROM ingest.objects WHERE $__timeFilter(loaded_at)
+    AND loaded_at < to_timestamp(floor(extract(epoch FROM now()) * 1000 / $__interval_ms) * $__interval_ms / 1000.0)
 GROUP BY 1 ORDER BY 1
 """
 
 _LATENCY = """
 SELECT $__timeGroupAlias(loaded_at, $__interval),
-       percentile_cont(0.5) WITHIN GROUP (ORDER BY extract(epoch FROM loaded_at - last_timestamp)) AS "p50",
-       percentile_cont(0.95) WITHIN GROUP (ORDER BY extract(epoch FROM loaded_at - last_timestamp)) AS "p95"
+       percentile_cont(0.5) WITHIN GROUP (ORDER BY extract(epoch FROM loaded_at - last_timestamp)) AS "newest, p50",
+       percentile_cont(0.95) WITHIN GROUP (ORDER BY extract(epoch FROM loaded_at - last_timestamp)) AS "newest, p95",
+       percentile_cont(0.5) WITHIN GROUP (ORDER BY extract(epoch FROM loaded_at - first_timestamp)) AS "oldest, p50"
 FROM ingest.objects WHERE $__timeFilter(loaded_at) AND last_timestamp IS NOT NULL
 GROUP BY 1 ORDER BY 1
 """
@@ -165,7 +168,8 @@ WHERE o.loaded_at > now() - interval '1 hour' AND {SITE}""",
                 ),
                 chart(
                     "Latency, device to row",
-                    "By object: from the time of its newest reading to the row. Firehose's buffer is most of it.",
+                    "By object: from the time of its newest reading, and of its oldest, to the row. What lies between the two is "
+                    "what devices and Firehose collected before they sent it.",
                     _LATENCY,
                     unit=units.SECONDS,
                     steps=[(10, "red")],
@@ -228,6 +232,8 @@ ORDER BY {_HEARD} NULLS FIRST, device_id LIMIT 50
                             colored=True,
                         ),
                     ],
+                    width=24,
+                    height=6,
                     none="every device was heard of",
                 ),
                 rows(
@@ -245,6 +251,7 @@ ORDER BY array_position(ARRAY['critical', 'warning', 'info'], severity), started
                         Field("expected", extra={"decimals": 2}),
                         Field("score", extra={"decimals": 1}),
                     ],
+                    width=24,
                     none="no anomaly is open",
                 ),
             ],

@@ -196,6 +196,8 @@ GROUP BY device_id ORDER BY 2 DESC, 1 LIMIT 20
                         Field("device_id", title="device", link=links.TO_DEVICE_ANYWHERE, width=140),
                         Field("last hour", unit=units.TIME),
                     ],
+                    width=24,
+                    height=6,
                     none="no duplicate",
                 ),
                 rows(
@@ -210,6 +212,7 @@ SELECT object_id, loaded_at AS "loaded", milliseconds, rows, duplicates, quarant
                         Field("milliseconds", title="time", unit=units.MILLISECONDS),
                         Field("size", unit=units.BYTES),
                     ],
+                    width=24,
                     none="no object",
                 ),
             ],

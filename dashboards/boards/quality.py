@@ -42,7 +42,8 @@ BOARD = Board(
                     "Score",
                     "Average over the devices and days of the range, 0 to 100; days of single devices below 80; and what is "
                     "missing of the readings that were expected.",
-                    f"""SELECT avg(score) AS "score", count(*) FILTER (WHERE score < 80) AS "device days below 80",
+                    f"""SELECT floor(10 * avg(score)) / 10 AS "score",
+       count(*) FILTER (WHERE score < 80) AS "device days below 80",
        100.0 * sum(missing) / nullif(sum(expected), 0) AS "missing" {_FROM}""",
                     width=12,
                     fields=[
@@ -146,7 +147,7 @@ SELECT day::timestamp AT TIME ZONE 'UTC' AS time, sum(missing) AS "missing", sum
                     "Worst devices",
                     "Lowest average score in the range; the reason is that of the worst day.",
                     f"""
-SELECT device_id, avg(score) AS "score", min(score) AS "worst day", sum(missing) AS "missing",
+SELECT device_id, floor(10 * avg(score)) / 10 AS "score", floor(10 * min(score)) / 10 AS "worst day", sum(missing) AS "missing",
        sum(out_of_range) AS "out of range", sum(invalid) AS "wrong type", sum(late) AS "late",
        sum(duplicates) AS "duplicates", sum(anomalies) AS "anomalies",
        (array_agg(reason ORDER BY score, day))[1] AS "reason"

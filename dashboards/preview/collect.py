@@ -8,7 +8,6 @@ from typing import Any
 
 import psycopg
 
-from dashboards.macros import parse_interval
 from dashboards.preview.data import (
     Annotations,
     Chip,
@@ -23,7 +22,8 @@ from dashboards.preview.data import (
 )
 from dashboards.preview.frames import milliseconds, series_frame, table_frame
 from dashboards.preview.ranges import Range
-from dashboards.queries import (
+from dashboards.reading.macros import parse_interval
+from dashboards.reading.queries import (
     ALL,
     Annotation,
     Dashboard,

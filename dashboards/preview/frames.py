@@ -11,8 +11,8 @@ from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from dashboards.macros import Fill
 from dashboards.preview.data import Cell, Column, Frame, Series, SeriesFrame, TableFrame
+from dashboards.reading.macros import Fill
 
 Rows = Sequence[Sequence[Any]]
 _MILLISECOND = timedelta(milliseconds=1)

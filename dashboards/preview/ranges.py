@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 import psycopg
 
-from dashboards.macros import parse_interval
+from dashboards.reading.macros import MacroError, parse_interval
 from ops.errors import UserError
 
 _SHORT = timedelta(minutes=30)
@@ -47,7 +47,11 @@ def given(texts: Sequence[str]) -> list[Range]:
     found = []
     for text in dict.fromkeys(texts):
         chosen = Range(text)
-        if not timedelta(minutes=1) <= chosen.length <= timedelta(days=3660):
+        try:
+            length = chosen.length
+        except MacroError as error:
+            raise UserError(f"--range {error}") from None
+        if not timedelta(minutes=1) <= length <= timedelta(days=3660):
             raise UserError(f"--range {text}: give a range from 1m to 3660d, such as 1h, 24h or 30d")
         found.append(chosen)
     return sorted(found, key=lambda each: each.length)

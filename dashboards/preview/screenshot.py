@@ -18,7 +18,7 @@ def main() -> None:
     parser.add_argument("image", type=Path)
     parser.add_argument("--dashboard", default="iot-overview")
     parser.add_argument("--theme", default="light", choices=["light", "dark"])
-    parser.add_argument("--height", type=int, default=1060, help="pixels")
+    parser.add_argument("--height", type=int, default=1560, help="pixels")
     given = parser.parse_args()
     program = browser.chromium()
     if program is None:

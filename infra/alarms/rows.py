@@ -45,6 +45,7 @@ def rows(settings: Settings, metrics: Metrics) -> tuple[Alarm, ...]:
     counted = {
         "rows": metrics.loader("Rows", period_seconds=300),
         "checked": metrics.loader("ReadingsChecked", "Sum", 300),
+        "faults": metrics.loader("DetectionFaults", "Sum", 300),
     }
     return (
         Alarm(
@@ -134,9 +135,9 @@ def rows(settings: Settings, metrics: Metrics) -> tuple[Alarm, ...]:
             key="detection-not-running",
             severity="P2",
             title="Anomaly detection does not run",
-            means="Rows are loaded whose values nobody judged against the plausible ranges.",
+            means="Rows are loaded whose values nobody judged, or the detection fails on some of them. No reading is lost.",
             act="Read the loader's log; roll back the last deployment of the loader.",
-            measure=Math("IF(rows > 0 AND FILL(checked, 0) == 0, 1, 0)", counted, 300),
+            measure=Math("IF((rows > 0 AND FILL(checked, 0) == 0) OR FILL(faults, 0) > 0, 1, 0)", counted, 300),
             comparison=">",
             threshold=0,
             out_of=(2, 2),

@@ -39,7 +39,7 @@ _UPSERT = """
         updated_at = excluded.updated_at
     WHERE (excluded.timestamp, excluded.seq) > (latest.timestamp, latest.seq)
 """
-
+_LOCK = 'SELECT FROM device_latest WHERE device_id = ANY (%s) ORDER BY device_id COLLATE "C" FOR UPDATE'
 
 _Noted = tuple[int, int, int | None, Reading | Row]
 """Timestamp, seq, received_at and the reading; times in microseconds since the Unix epoch. Plain: it is made per message."""
@@ -99,6 +99,9 @@ class Latest:
 
     def keep(self, cursor: psycopg.Cursor, object_id: int) -> None:
         """Writes what is newer than what `device_latest` has. To be called after the object's readings are stored."""
+        if self._unsure:
+            # All at once and in order, since there are two statements that write.
+            cursor.execute(_LOCK, (sorted(self.devices),))
         if self._columns:
             cursor.execute(_UPSERT, (object_id, *self._columns))
         # Of two different readings under one key, which breaks the contract, one was stored: only the table knows which.

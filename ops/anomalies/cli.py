@@ -1,30 +1,24 @@
 """`fleet anomalies`: list, show and resolve what was found wrong with readings."""
 
-import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated
 
-import psycopg
 import typer
-from psycopg import errors
 from rich.console import Console
 
 from lambdas.shared.anomalies import KINDS, SEVERITIES
 from ops.anomalies import episodes, view
 from ops.anomalies.episodes import METRIC_NAMES, Filter
 from ops.errors import UserError
-from ops.quarantine.items import parse_time
-from ops.quarantine.pipeline import operator
-from ops.quarantine.view import printable
-from ops.target import database
+from ops.operator import operator
+from ops.options import AsJson, Env
+from ops.target import using_database
+from ops.terminal import print_json, printable
+from ops.times import parse_time
 
 app = typer.Typer(help="What was found wrong with readings: list, show, resolve.", no_args_is_help=True)
 _console = Console()
 
-Env = Annotated[str, typer.Option("--env", help="Environment: local, dev, staging or prod.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Several = list[str] | None
 
 
@@ -55,20 +49,28 @@ def list_anomalies(
         severities=_among(severities, "--severity", SEVERITIES),
         since=parse_time(since, "--since", datetime.now(UTC)) if since else None,
     )
-    with _database(env) as connection:
+    with using_database(env, application_name="fleet anomalies") as connection:
         rows, total = episodes.listed(connection, chosen, limit)
         if not rows and device is not None and not episodes.has_device(connection, device):
             raise UserError(
                 f"--device {device}: there is no such device in {env}: fleet devices list shows those that there are"
             )
     if as_json:
-        _print_json([view.as_json(row, "site_id") for row in rows])
+        print_json([view.as_json(row, "site_id") for row in rows])
     elif rows:
-        _console.print(view.table(rows, resolutions=not only_open))
-        more = f"{len(rows):,} of {total:,} shown; --limit shows more" if total > len(rows) else f"{total:,} anomalies"
-        _console.print(more if total != 1 else "1 anomaly", highlight=False)
+        _print_table(rows, total, resolutions=not only_open)
     else:
         _console.print(_nothing(chosen), highlight=False, soft_wrap=True)
+
+
+def _print_table(rows: list[episodes.Row], total: int, *, resolutions: bool) -> None:
+    # What is read by a program has lines as long as they are.
+    width = _console.width if _console.is_terminal else None
+    table, left_out = view.table(rows, resolutions=resolutions, width=width)
+    Console(width=width or view.natural_width(rows)).print(table)
+    more = f"{len(rows):,} of {total:,} shown; --limit shows more" if total > len(rows) else f"{total:,} anomalies"
+    without = f"; no room for {', '.join(left_out)}" if left_out else ""
+    _console.print(f"{more if total != 1 else '1 anomaly'}{without}", highlight=False)
 
 
 def _among(given: Several, option: str, known: tuple[str, ...]) -> tuple[str, ...]:
@@ -94,7 +96,7 @@ def show(
 ) -> None:
     """Show everything known of one, with the readings before, within and after it."""
     anomaly_id = _id(identifier)
-    with _database(env) as connection:
+    with using_database(env, application_name="fleet anomalies") as connection:
         row = episodes.one(connection, anomaly_id)
         if row is None:
             raise UserError(
@@ -103,7 +105,7 @@ def show(
         readings = episodes.around(connection, row)
     if as_json:
         further = ("device_name", "site_id", "site_name", "customer", "unit", "low", "high")
-        _print_json(view.as_json(row, *further) | {"around": [view.reading_as_json(each) for each in readings]})
+        print_json(view.as_json(row, *further) | {"around": [view.reading_as_json(each) for each in readings]})
         return
     _console.print(printable(f"{row['anomaly_id']} {row['kind']}"), style="bold")
     for name, value in view.facts(row):
@@ -129,14 +131,14 @@ def resolve(
     chosen = [_id(text) for text in ids]
     if not note.strip():
         raise UserError("--note is empty: say in a few words why it is resolved")
-    with _database(env) as connection, connection.transaction():
+    with using_database(env, application_name="fleet anomalies") as connection, connection.transaction():
         if missing := episodes.unknown(connection, chosen):
             numbers = ", ".join(map(str, missing))
             raise UserError(f"there is no anomaly {numbers} in {env}: nothing was resolved")
         who = (by or "").strip() or operator()
         done = episodes.resolve(connection, chosen, by=who, note=note.strip(), false_positive=false_positive)
     if as_json:
-        _print_json([{"became": became, **view.as_json(row)} for became, row in done])
+        print_json([{"became": became, **view.as_json(row)} for became, row in done])
         return
     for became, row in done:
         _console.print(printable(view.outcome(became, row)), soft_wrap=True)
@@ -146,20 +148,3 @@ def _id(text: str) -> int:
     if not text.isdecimal() or not 0 < int(text) < 2**63:
         raise UserError(f"{text} is no id of an anomaly: it is a number, as fleet anomalies list prints it")
     return int(text)
-
-
-@contextmanager
-def _database(environment: str) -> Iterator[psycopg.Connection]:
-    """An operator's connection; a database without these tables, or one that goes away, is one clear line."""
-    try:
-        with database(environment, application_name="fleet anomalies") as connection:
-            yield connection
-    except (errors.UndefinedTable, errors.UndefinedColumn):
-        raise UserError(f"the database of {environment} has an older schema: deploy this release first") from None
-    except psycopg.OperationalError as error:
-        reason = error.diag.message_primary or " ".join(str(error).split())
-        raise UserError(f"the database gave up: {reason}: try again") from None
-
-
-def _print_json(value: Any) -> None:
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))

@@ -1,7 +1,7 @@
 """What these commands print."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
@@ -9,13 +9,16 @@ from rich.table import Table
 
 from ops.anomalies.episodes import AROUND, METRIC_NAMES, Became, Row, is_false_positive
 from ops.devices.view import age
-from ops.quarantine.view import printable
+from ops.terminal import printable
 
 _STORED = (
     "anomaly_id", "device_id", "metric", "kind", "severity", "started_at", "last_at", "detected_at", "readings", "value",
     "expected", "score", "resolved_at", "resolved_by", "metadata",
 )  # fmt: skip
 _READING = ("part", "timestamp", "seq", *METRIC_NAMES, "quality", "received_at")
+_GAP = 2
+_LEFT_OUT_FIRST = ("readings", "expected", "lasts", "value")
+"""Of the list, where the terminal is narrow; `show` has them."""
 _AUTOMATIC = {
     "recovered": "it recovered",
     "retired": "the device was taken out of service",
@@ -23,28 +26,33 @@ _AUTOMATIC = {
 }
 
 
-def table(rows: Sequence[Row], *, resolutions: bool) -> Table:
-    """One line per episode."""
-    shown = Table(box=None, padding=(0, 2, 0, 0))
-    headings = ["id", "began (UTC)", "lasts", "severity", "kind", "device", "metric", "value", "expected", "readings"]
-    for heading in headings + (["resolved"] if resolutions else []):
+def table(rows: Sequence[Row], *, resolutions: bool, width: int | None = None) -> tuple[Table, list[str]]:
+    """One line per episode, and the headings of what was left out because `width` has no room for it."""
+    columns = {heading: [cell(row) for row in rows] for heading, cell in _COLUMNS.items()}
+    if not resolutions:
+        del columns["resolved"]
+    left_out: list[str] = []
+    for heading in _LEFT_OUT_FIRST:
+        if width is None or _width(columns) <= width:
+            break
+        del columns[heading]
+        left_out.append(heading)
+    shown = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False)
+    for heading in columns:
         right: Literal["left", "right"] = "right" if heading in {"id", "value", "expected", "readings"} else "left"
-        shown.add_column(heading, justify=right, overflow="fold", no_wrap=heading in {"id", "severity", "device"})
-    for row in rows:
-        cells = [
-            str(row["anomaly_id"]),
-            _moment(row["started_at"]),
-            lasts(row),
-            row["severity"],
-            row["kind"],
-            row["device_id"],
-            row["metric"] or "",
-            _value(row, row["value"]),
-            _value(row, row["expected"]),
-            f"{row['readings']:,}" if row["kind"] != "silence" else "",
-        ]
-        shown.add_row(*map(printable, cells + ([_resolution(row)] if resolutions else [])))
-    return shown
+        shown.add_column(heading, justify=right, overflow="fold", no_wrap=heading not in {"device", "resolved"})
+    for cells in zip(*columns.values(), strict=True):
+        shown.add_row(*map(printable, cells))
+    return shown, left_out
+
+
+def natural_width(rows: Sequence[Row]) -> int:
+    """The cells that the table takes with all that it has."""
+    return _width({heading: [cell(row) for row in rows] for heading, cell in _COLUMNS.items()})
+
+
+def _width(columns: Mapping[str, Sequence[str]]) -> int:
+    return sum(max(printable(text).cell_len for text in (heading, *cells)) + _GAP for heading, cells in columns.items())
 
 
 def lasts(row: Mapping[str, Any]) -> str:
@@ -67,10 +75,30 @@ def _moment(at: datetime) -> str:
     return f"{at:%Y-%m-%d %H:%M:%S}"
 
 
+def _day_and_minute(at: datetime, now: datetime) -> str:
+    """Without the year where it is this one: `show` has it to the second."""
+    return f"{at:%m-%d %H:%M}" if at.year == now.year else f"{at:%Y-%m-%d %H:%M}"
+
+
 def _resolution(row: Mapping[str, Any]) -> str:
     if row["resolved_at"] is None:
         return "open"
     return f"{row['resolved_by'] or 'by hand'}{', false positive' if is_false_positive(row) else ''}"
+
+
+_COLUMNS: Mapping[str, Callable[[Row], str]] = {
+    "id": lambda row: str(row["anomaly_id"]),
+    "began (UTC)": lambda row: _day_and_minute(row["started_at"], row["now"]),
+    "lasts": lasts,
+    "severity": lambda row: row["severity"],
+    "kind": lambda row: row["kind"],
+    "device": lambda row: row["device_id"],
+    "metric": lambda row: row["metric"] or "",
+    "value": lambda row: _value(row, row["value"]),
+    "expected": lambda row: _value(row, row["expected"]),
+    "readings": lambda row: f"{row['readings']:,}" if row["kind"] != "silence" else "",
+    "resolved": _resolution,
+}
 
 
 def resolved_how(row: Mapping[str, Any]) -> str:
@@ -112,7 +140,7 @@ def readings_table(row: Mapping[str, Any], readings: Sequence[Row]) -> Table:
     """The readings around an episode; those of it have a mark."""
     shown = Table(box=None, padding=(0, 2, 0, 0))
     for heading in ("", "reading (UTC)", "seq", *METRIC_NAMES):
-        shown.add_column(heading, justify="left" if heading in {"", "reading (UTC)"} else "right")
+        shown.add_column(heading, justify="left" if heading in {"", "reading (UTC)"} else "right", no_wrap=True)
     part = readings[0]["part"] if readings else ""
     within = sum(reading["part"] == "within" for reading in readings)
     for reading in readings:
@@ -126,7 +154,7 @@ def readings_table(row: Mapping[str, Any], readings: Sequence[Row]) -> Table:
         ]
         shown.add_row(
             "*" if part == "within" else "",
-            f"{reading['timestamp']:%Y-%m-%d %H:%M:%S.%f}"[:-3],
+            f"{reading['timestamp']:%m-%d %H:%M:%S.%f}"[:-3],
             str(reading["seq"]),
             *emphasised,
         )
@@ -145,14 +173,10 @@ def outcome(became: Became, row: Mapping[str, Any]) -> str:
 
 
 def as_json(row: Mapping[str, Any], *further: str) -> dict[str, Any]:
-    """An episode as JSON has it: times in ISO 8601."""
-    return _plain({column: row[column] for column in (*_STORED, *further)})
+    """An episode as it is printed as JSON."""
+    return {column: row[column] for column in (*_STORED, *further)}
 
 
 def reading_as_json(row: Mapping[str, Any]) -> dict[str, Any]:
     """A reading likewise."""
-    return _plain({column: row[column] for column in _READING})
-
-
-def _plain(row: dict[str, Any]) -> dict[str, Any]:
-    return json.loads(json.dumps(row, default=lambda at: at.isoformat()))  # type: ignore[no-any-return]
+    return {column: row[column] for column in _READING}

@@ -15,6 +15,7 @@ LAMBDA_METRICS: dict[str, tuple[str, ...]] = {
         "EndToEndSeconds",
         "MessagesFailed",
         "ReadingsChecked",
+        "DetectionFaults",
         "ReadingsOutOfRange",
         "DatabaseUnreachable",
     ),
@@ -31,7 +32,15 @@ LAMBDA_METRICS: dict[str, tuple[str, ...]] = {
         "MissingPartsPerMillion",
         "QuarantinedPartsPerMillion",
         "UnarchivedWalSeconds",
+        "AnomaliesOpen",
+        "AnomaliesOpenCritical",
+        "AnomaliesOpenWarning",
+        "AnomaliesOpenInfo",
+        "AnomaliesDetected",
+        "AnomaliesCritical",
+        "AnomalyDetectionSeconds",
     ),
+    "maintenance": ("BucketsRecomputed", "OldestTouchedSeconds", "ChunksDropped"),
     "probe": ("IotReachable", "IotHandshakeMilliseconds"),
 }
 """By the attribute of infra.names.Names that gives the function's name."""

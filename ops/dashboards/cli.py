@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from dashboards.model import JSON_FOLDER
+from dashboards.reading.model import JSON_FOLDER
 from ops.dashboards import transfer
 from ops.dashboards.grafana_api import Grafana
 from ops.dashboards.preview import preview

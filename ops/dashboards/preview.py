@@ -12,12 +12,13 @@ import typer
 from botocore.exceptions import ClientError
 from rich.console import Console
 
-from dashboards.model import Dashboard, load_all
 from dashboards.preview import page, ranges
 from dashboards.preview.collect import Wish, collect
 from dashboards.preview.subjects import subjects
+from dashboards.reading.model import Dashboard, load_all
 from infra.settings import load
 from lambdas.shared.database import DatabaseSecretError, connect
+from ops.devices.registry import has_site
 from ops.errors import UserError
 from ops.paths import LOCAL
 from ops.target import database, database_secret
@@ -113,6 +114,9 @@ def write_preview(
     if missing:
         raise UserError(f"--dashboard {missing[0]}: it is one of {', '.join(each.uid for each in known)}")
     chosen = sorted((each for each in known if not uids or each.uid in uids), key=_place)
+    for site in sites:
+        if not has_site(connection, site):
+            raise UserError(f"--site {site}: there is no such site; fleet devices sites lists them")
     queried = ranges.given(range_texts) or ranges.worth_showing(connection, now)
     wish = Wish(
         environment=environment,

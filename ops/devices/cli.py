@@ -1,14 +1,11 @@
 """`fleet devices`: import, list, show and update the registry of devices and sites."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import psycopg
 import typer
-from psycopg import errors
 from rich.console import Console
 
 from infra.settings import load
@@ -19,16 +16,15 @@ from ops.devices.files import Entry, read_file
 from ops.devices.registry import Changes, Filter
 from ops.devices.things import MIRRORED, Wanted, bring_into_step, thing_state
 from ops.errors import UserError
-from ops.quarantine.view import printable
-from ops.target import database
+from ops.options import AsJson, Env
+from ops.target import using_database
+from ops.terminal import print_json, printable
 
 app = typer.Typer(help="The registry of devices and sites: import, list, show, update.", no_args_is_help=True)
 _console = Console()
 _errors = Console(stderr=True)
 _FAULTS_SHOWN = 20
 
-Env = Annotated[str, typer.Option("--env", help="Environment: local, dev, staging or prod.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Active = Annotated[bool | None, typer.Option("--active/--inactive", help="In service, or taken out of it.")]
 NoIot = Annotated[bool, typer.Option("--no-iot", help="Leave the things of AWS IoT alone.")]
 Text = str | None
@@ -48,7 +44,7 @@ def import_(
     given = [(kind, *_read(path, kind)) for kind, path in ((SITES, sites), (DEVICES, file)) if path is not None]
     if faults := [fault for _, _, found in given for fault in found]:
         _refuse(faults)
-    with _database(env) as connection:
+    with using_database(env, application_name="fleet devices") as connection:
         changes = _import(connection, [(kind, entries) for kind, entries, _ in given], dry_run=dry_run)
     for kind, found in changes:
         would = " (dry run: nothing was changed)" if dry_run else ""
@@ -66,26 +62,26 @@ def _read(path: Path, kind: Kind) -> tuple[list[Entry], list[str]]:
 
 
 def _import(
-    connection: psycopg.Connection, given: list[tuple[Kind, list[Entry]]], *, dry_run: bool
+    connection: psycopg.Connection, given: list[tuple[Kind, list[Entry]]], *, dry_run: bool, done_word: str = "imported"
 ) -> list[tuple[Kind, Changes]]:
     done: list[tuple[Kind, Changes]] = []
     with connection.transaction(force_rollback=dry_run):
         for kind, entries in given:
             changes = registry.import_entries(connection, kind, entries)
             if changes.faults:
-                _refuse(changes.faults)
+                _refuse(changes.faults, done_word)
             done.append((kind, changes))
     return done
 
 
-def _refuse(faults: Any) -> None:
+def _refuse(faults: Any, done_word: str = "imported") -> None:
     """Raises UserError; of several faults each has been printed on a line of its own."""
     if len(faults) == 1:
-        raise UserError(f"{faults[0]}; nothing was imported")
+        raise UserError(f"{faults[0]}; nothing was {done_word}")
     for fault in faults[:_FAULTS_SHOWN]:
         _errors.print(printable(fault), soft_wrap=True)
     shown = f" (the first {_FAULTS_SHOWN} are above)" if len(faults) > _FAULTS_SHOWN else ""
-    raise UserError(f"{len(faults):,} faults{shown}: nothing was imported")
+    raise UserError(f"{len(faults):,} faults{shown}: nothing was {done_word}")
 
 
 def _bring_into_step(env: str, entries: list[Entry]) -> None:
@@ -116,12 +112,12 @@ def list_devices(
     if offline and active is False:
         raise UserError("--offline and --inactive: a device that is out of service is expected to be silent")
     chosen = Filter(site, True if offline else active, offline, load(env).offline_after_minutes)
-    with _database(env) as connection:
+    with using_database(env, application_name="fleet devices") as connection:
         if site is not None and not registry.has_site(connection, site):
             raise UserError(f"--site {site}: there is no such site; fleet devices sites lists them")
         rows = registry.listed(connection, chosen)
     if as_json:
-        _print_json([registry.as_json(row, view.JSON_COLUMNS) for row in rows])
+        print_json([registry.as_json(row, view.JSON_COLUMNS) for row in rows])
     elif as_csv:
         typer.echo(view.as_csv(rows), nl=False)
     elif rows:
@@ -137,10 +133,10 @@ def list_devices(
 @app.command("sites")
 def list_sites(as_json: AsJson = False, env: Env = "local") -> None:
     """List sites, and how many devices each has."""
-    with _database(env) as connection:
+    with using_database(env, application_name="fleet devices") as connection:
         rows = registry.sites(connection)
     if as_json:
-        _print_json([registry.as_json(row, row) for row in rows])
+        print_json([registry.as_json(row, row) for row in rows])
     else:
         _console.print(view.site_table(rows) if rows else "no sites")
 
@@ -158,7 +154,7 @@ def show(
     for name in metric or ():
         if name not in known:
             raise UserError(f"--metric {name}: there is no such metric: use {', '.join(known)}")
-    with _database(env) as connection:
+    with using_database(env, application_name="fleet devices") as connection:
         row = _one(connection, env, device)
         reading = registry.latest(connection, device)
         metrics = registry.metrics(connection, device)
@@ -168,7 +164,7 @@ def show(
     except UserError as error:
         thing = f"not known: {error}"
     if as_json:
-        _print_json(
+        print_json(
             registry.as_json(row, view.JSON_COLUMNS)
             | {"latest": registry.as_json(reading, reading) if reading else None, "metrics": metrics, "today": day}
             | {"thing": thing}
@@ -230,26 +226,11 @@ def update(
     if len(values) == 1:
         raise UserError(f"nothing to change: give one of {', '.join(option for option, _ in options.values())}")
     entry = Entry(device, values)
-    with _database(env) as connection:
+    with using_database(env, application_name="fleet devices") as connection:
         _one(connection, env, device)
-        ((_, changes),) = _import(connection, [(DEVICES, [entry])], dry_run=False)
+        if (site_id := values.get("site_id")) is not None and not registry.has_site(connection, site_id):
+            raise UserError(f"--site {site_id}: there is no such site; fleet devices sites lists them")
+        ((_, changes),) = _import(connection, [(DEVICES, [entry])], dry_run=False, done_word="changed")
     _console.print(f"{device}: {'changed' if changes.changed else 'the same as before'}", highlight=False)
     if not no_iot:
         _bring_into_step(env, [entry])
-
-
-@contextmanager
-def _database(environment: str) -> Iterator[psycopg.Connection]:
-    """An operator's connection; a database without these tables, or one that goes away, is one clear line."""
-    try:
-        with database(environment, application_name="fleet devices") as connection:
-            yield connection
-    except (errors.UndefinedTable, errors.UndefinedColumn):
-        raise UserError(f"the database of {environment} has an older schema: deploy this release first") from None
-    except psycopg.OperationalError as error:
-        reason = error.diag.message_primary or " ".join(str(error).split())
-        raise UserError(f"the database gave up: {reason}: try again") from None
-
-
-def _print_json(value: Any) -> None:
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))

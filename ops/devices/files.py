@@ -37,7 +37,9 @@ def read_file(path: Path, kind: Kind) -> Contents:
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 (byte {error.start + 1:,}): save it as UTF-8") from None
+        raise UserError(
+            f"{path} is not UTF-8 (byte {error.start + 1:,}): save it as UTF-8; nothing was imported"
+        ) from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
     columns = ", ".join(kind.fields)
@@ -67,7 +69,7 @@ def _csv_rows(path: Path, text: str, kind: Kind) -> _Rows:
                 if len(cells) != len(header):
                     raise UserError(
                         f"{where}: {len(cells)} cells, and the first line names {len(header)} columns: a text with a comma "
-                        "in it needs double quotes around it"
+                        "in it needs double quotes around it; nothing was imported"
                     )
                 yield where, list(zip(header, cells, strict=True))
             line = reader.line_num + 1
@@ -81,7 +83,9 @@ def _check_header(path: Path, header: list[str], kind: Kind) -> None:
         raise UserError(f"{where}: the columns must be separated by commas")
     for number, name in enumerate(header, start=1):
         if name not in kind.fields:
-            raise UserError(f"{where}, column {number} ({name or 'without a name'}): {kind.unknown(name)}")
+            raise UserError(
+                f"{where}, column {number} ({name or 'without a name'}): {kind.unknown(name)}; nothing was imported"
+            )
         if header.index(name) != number - 1:
             raise UserError(f"{where}, column {number}: {name} is there twice")
     if kind.key not in header:

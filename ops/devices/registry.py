@@ -1,6 +1,5 @@
 """The registry in the database: what a file would change, done in one transaction, and what there is."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -49,7 +48,7 @@ def import_entries(connection: psycopg.Connection, kind: Kind, entries: Sequence
     with connection.cursor(row_factory=dict_row) as cursor:
         # Locked and written in the order in which loaders register devices, so that neither can deadlock.
         cursor.execute(
-            sql.SQL('SELECT {} FROM {} WHERE {key} = ANY(%s) ORDER BY {key} COLLATE "C" FOR UPDATE').format(
+            sql.SQL('SELECT {} FROM {} WHERE {key} = ANY(%s) ORDER BY {key} COLLATE "C" FOR NO KEY UPDATE').format(
                 sql.SQL(", ").join(map(sql.Identifier, kind.fields)),
                 sql.Identifier(kind.table),
                 key=sql.Identifier(kind.key),
@@ -194,5 +193,5 @@ def today(connection: psycopg.Connection, device_id: str) -> dict[str, Any]:
 
 
 def as_json(row: Mapping[str, Any], columns: Iterable[str]) -> dict[str, Any]:
-    """Columns of a row as JSON has them: times in ISO 8601."""
-    return json.loads(json.dumps({column: row[column] for column in columns}, default=lambda at: at.isoformat()))  # type: ignore[no-any-return]
+    """Columns of a row as they are printed as JSON."""
+    return {column: row[column] for column in columns}

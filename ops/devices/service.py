@@ -25,7 +25,7 @@ def set_active(environment: str, names: Sequence[str], *, active: bool) -> int:
             done = connection.execute(
                 "WITH chosen AS MATERIALIZED ("
                 "SELECT device_id FROM devices WHERE device_id = ANY (%(names)s) AND active <> %(active)s "
-                'ORDER BY device_id COLLATE "C" FOR UPDATE'
+                'ORDER BY device_id COLLATE "C" FOR NO KEY UPDATE'
                 ") UPDATE devices SET active = %(active)s FROM chosen WHERE devices.device_id = chosen.device_id",
                 {"names": list(names), "active": active},
             )

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from ops.devices.fields import DEVICES
 from ops.devices.things import MIRRORED, ThingState, attribute_value
-from ops.quarantine.view import printable
+from ops.terminal import printable
 
 JSON_COLUMNS = (*DEVICES.fields, "registered_at", "state", "heard_at")
 _LONGEST_CELL = 40

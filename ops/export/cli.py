@@ -8,9 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
-import psycopg
 import typer
-from psycopg import errors
 from rich.console import Console
 from rich.progress import Progress as ProgressBar
 from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -21,7 +19,8 @@ from ops.export.order import Format, Order, parse_format, parse_order
 from ops.export.run import Exported, Progress
 from ops.export.run import export as run
 from ops.export.tables import TABLES
-from ops.target import database
+from ops.options import Env
+from ops.target import using_database
 
 _BROKEN_PIPE = 141
 """What a shell says of a program that SIGPIPE ended."""
@@ -46,7 +45,7 @@ def export(
     ] = None,
     output: Annotated[str, typer.Option("--output", "-o", help="A file, or - for standard output.")] = "-",
     force: Annotated[bool, typer.Option("--force", help="Overwrite a file that is there.")] = False,
-    env: Annotated[str, typer.Option("--env", help="Environment: local, dev, staging or prod.")] = "local",
+    env: Env = "local",
 ) -> None:
     """Write readings, rollups, anomalies or data quality of a span of time to a CSV or Parquet file.
 
@@ -77,18 +76,12 @@ def _check_output(output: str, chosen: Format, *, force: bool) -> None:
 
 
 def _export(console: Console, order: Order, chosen: Format, output: str, env: str, *, force: bool) -> Exported:
-    try:
-        with (
-            database(env, application_name="fleet export") as connection,
-            opened(output, force=force) as sink,
-            _progress(console) as progress,
-        ):
-            return run(connection, order, chosen, sink, env, progress)
-    except (errors.UndefinedTable, errors.UndefinedColumn):
-        raise UserError(f"the database of {env} has an older schema: deploy this release first") from None
-    except psycopg.Error as error:
-        reason = error.diag.message_primary or " ".join(str(error).split())
-        raise UserError(f"the database gave up: {reason}: try again") from None
+    with (
+        using_database(env, application_name="fleet export") as connection,
+        opened(output, force=force) as sink,
+        _progress(console) as progress,
+    ):
+        return run(connection, order, chosen, sink, env, progress)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import Literal
 from lambdas.shared.contract import METRICS
 from ops.errors import UserError
 from ops.export.tables import TABLES, Table
-from ops.replay.span import parse_time
+from ops.times import parse_time
 
 Format = Literal["csv", "parquet"]
 FORMATS: tuple[Format, ...] = ("csv", "parquet")

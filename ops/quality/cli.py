@@ -1,21 +1,19 @@
 """`fleet quality`: the scores of a fleet, the worst first, or the days of one device, with reasons and trends."""
 
-import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated
 
 import psycopg
 import typer
-from psycopg import errors
 from rich.console import Console
 
 from ops.devices.registry import has_site
 from ops.errors import UserError
+from ops.options import AsJson, Env
 from ops.quality import scores, view
 from ops.quality.scores import Choice, Days
-from ops.target import database
+from ops.target import using_database
+from ops.terminal import print_json
 
 _console = Console()
 _WORST = 20
@@ -24,22 +22,25 @@ _WORST = 20
 def quality(
     device: Annotated[str | None, typer.Option("--device", help="Days, reasons and trends of this one.")] = None,
     site: Annotated[str | None, typer.Option("--site", help="Only devices of this site.")] = None,
-    since: Annotated[str | None, typer.Option("--from", metavar="DAY", help="First day (UTC); a week of days.")] = None,
-    until: Annotated[str | None, typer.Option("--to", metavar="DAY", help="Last day; today.")] = None,
+    since: Annotated[
+        str | None,
+        typer.Option("--from", metavar="DAY", help="First day (UTC), such as 2026-11-30 or 30d; a week of days."),
+    ] = None,
+    until: Annotated[str | None, typer.Option("--to", metavar="DAY", help="Last day; today unless given.")] = None,
     worst: Annotated[
         int | None, typer.Option("--worst", min=1, help=f"At most so many devices; {_WORST}, or all with --json.")
     ] = None,
     below: Annotated[
         float | None, typer.Option("--below", min=0, max=100, help="Only devices whose mean score is below that.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    env: Annotated[str, typer.Option("--env", help="Environment: local, dev, staging or prod.")] = "local",
+    as_json: AsJson = False,
+    env: Env = "local",
 ) -> None:
     """Show how good the data are: a score from 0 to 100 per device, the worst first, and what cost it points."""
-    days = scores.parse_days(since, until, datetime.now(UTC).date())
+    days = scores.parse_days(since, until, datetime.now(UTC))
     if device is not None and not (site is None and worst is None and below is None):
         raise UserError("--device shows one device: leave --site, --worst and --below away")
-    with _database(env) as connection:
+    with using_database(env, application_name="fleet quality") as connection:
         if device is not None:
             _show_device(connection, env, days, device, as_json=as_json)
         else:
@@ -52,7 +53,7 @@ def _show_fleet(connection: psycopg.Connection, days: Days, chosen: Choice, *, a
         raise UserError(f"--site {chosen.site_id}: there is no such site; fleet devices sites lists them")
     rows = scores.of_fleet(connection, days, chosen)
     if as_json:
-        _print_json([{name: value for name, value in row.items() if name != "matching"} for row in rows])
+        print_json([{name: value for name, value in row.items() if name != "matching"} for row in rows])
         return
     if not rows:
         below = "" if chosen.below is None else f" below {chosen.below:g}"
@@ -72,7 +73,7 @@ def _show_device(connection: psycopg.Connection, env: str, days: Days, device: s
     trends = scores.trends(connection, days, device)
     mean = sum(row["score"] for row in rows) / len(rows) if rows else None
     if as_json:
-        _print_json(
+        print_json(
             {"device_id": device, "score": mean, "score_before": before, "days": rows, "trends": trends}
             | {"from": days.first, "to": days.last}
         )
@@ -85,20 +86,3 @@ def _show_device(connection: psycopg.Connection, env: str, days: Days, device: s
     _console.print(f"mean score {mean:.1f}{earlier}", highlight=False)
     if trends:
         _console.print(view.trend_table(trends))
-
-
-@contextmanager
-def _database(environment: str) -> Iterator[psycopg.Connection]:
-    """An operator's connection; a database without this view, or one that goes away, is one clear line."""
-    try:
-        with database(environment, application_name="fleet quality") as connection:
-            yield connection
-    except (errors.UndefinedTable, errors.UndefinedColumn, errors.UndefinedFunction):
-        raise UserError(f"the database of {environment} has an older schema: deploy this release first") from None
-    except psycopg.OperationalError as error:
-        reason = error.diag.message_primary or " ".join(str(error).split())
-        raise UserError(f"the database gave up: {reason}: try again") from None
-
-
-def _print_json(value: Any) -> None:
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False, default=lambda at: at.isoformat()))

@@ -10,6 +10,7 @@ from psycopg.rows import dict_row
 
 from lambdas.shared.contract import METRICS
 from ops.errors import UserError
+from ops.times import parse_time
 
 DEFAULT_DAYS = 7
 _ONE_DAY = timedelta(days=1)
@@ -38,24 +39,21 @@ class Days:
         return Days(self.first - (self.last - self.first) - _ONE_DAY, self.first - _ONE_DAY)
 
 
-def parse_days(since: str | None, until: str | None, today: date) -> Days:
-    """The days that --from and --to name; the last seven unless given. Raises UserError when they make no range."""
-    last = today if until is None else _day("--to", until)
-    first = last - (DEFAULT_DAYS - 1) * _ONE_DAY if since is None else _day("--from", since)
-    if first > last:
-        raise UserError(f"--from {first} is after --to {last}: give the earlier day first")
+def parse_days(since: str | None, until: str | None, now: datetime) -> Days:
+    """The days in which --from and --to lie (`7d`: the day a week ago); the last seven unless given.
+
+    Raises UserError when they make no range.
+    """
+    today = now.date()
+    last = today if until is None else parse_time(until, "--to", now).date()
+    first = last - (DEFAULT_DAYS - 1) * _ONE_DAY if since is None else parse_time(since, "--from", now).date()
     if first > today:
         raise UserError(f"--from {first} is in the future: today is {today} (UTC)")
+    if first > last:
+        raise UserError(f"--from {first} is after --to {last}: give the earlier day first")
     if first.year < 2000:
         raise UserError(f"--from {first}: there are no readings that old: give a day since 2000-01-01")
     return Days(first, last)
-
-
-def _day(option: str, text: str) -> date:
-    try:
-        return date.fromisoformat(text.strip())
-    except ValueError:
-        raise UserError(f"{option} {text}: it must be a day such as 2026-11-30 (UTC)") from None
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.table import Table
 
-from ops.quarantine.view import printable
+from ops.terminal import printable
 
 GOOD = 95.0
 POOR = 70.0

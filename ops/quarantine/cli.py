@@ -1,21 +1,19 @@
 """`fleet quarantine`: list, show, redrive and discard what the pipeline refused or gave up on."""
 
-import json
 import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from threading import Event
-from typing import Annotated, Any
+from typing import Annotated
 
-import psycopg
 import typer
-from psycopg import errors
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ops.errors import UserError
+from ops.options import AsJson, Env
 from ops.quarantine import refusals, view
 from ops.quarantine.dead_letters import LOOKING_SECONDS, WORKING_SECONDS, waiting_in
 from ops.quarantine.items import KINDS_IN_DATABASE, Filter, Item, parse_filter, parse_id
@@ -23,6 +21,8 @@ from ops.quarantine.outcome import Tally
 from ops.quarantine.pipeline import Pipeline, deployed_pipeline
 from ops.quarantine.select import by_filter, by_ids, matching, open_queues
 from ops.quarantine.work import Advance, Queues, Selection, carry_out, discard_steps, redrive_steps
+from ops.target import database_faults_named
+from ops.terminal import print_json, printable
 
 app = typer.Typer(
     help="What the pipeline refused or gave up on: list it, look at it, redrive it or discard it.",
@@ -42,8 +42,6 @@ From = Annotated[str | None, typer.Option("--from", help="Refused since then: IS
 To = Annotated[str | None, typer.Option("--to", help="Refused before then.")]
 Key = Annotated[str | None, typer.Option("--object", metavar="KEY", help="Key of the S3 object, or s3://BUCKET/KEY.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="At most so many.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Env = Annotated[str, typer.Option("--env", help="Environment: local, dev, staging or prod.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would happen, and change nothing.")]
 
@@ -72,7 +70,7 @@ def list_items(
                 total += len(found)
         items = sorted(items, key=lambda item: item.at, reverse=True)[:limit]
         if as_json:
-            _print_json([item.as_json() for item in items])
+            print_json([item.as_json() for item in items])
             return
         if items:
             _console.print(view.table_of(items, resolutions=resolved))
@@ -103,12 +101,12 @@ def show(
         item = letter.item if letter else refusals.with_ids(pipeline.database, [one])[0]
         kept = refusals.kept(pipeline.database, one) if one.kind in {"line", "message"} else None
     if as_json:
-        _print_json(view.facts_as_json(item, kept, letter))
+        print_json(view.facts_as_json(item, kept, letter))
         return
     _console.print(str(one), style="bold", highlight=False)
     for name, value in view.facts(item, kept, letter):
         shown = f"{name}:\n{value}" if name.startswith("text") else f"{name + ':':<16}{value}"
-        _console.print(view.printable(shown), soft_wrap=True)
+        _console.print(printable(shown), soft_wrap=True)
 
 
 @app.command()
@@ -191,14 +189,8 @@ def _filter(
 def _pipeline(environment: str) -> Iterator[Pipeline]:
     """The environment's pipeline; a database without these tables, or one that goes away, is one clear line."""
     pipeline = deployed_pipeline(environment)
-    try:
-        with pipeline.database:
-            yield pipeline
-    except (errors.UndefinedTable, errors.UndefinedColumn):
-        raise UserError(f"the database of {environment} has an older schema: deploy this release first") from None
-    except psycopg.OperationalError as error:
-        reason = error.diag.message_primary or " ".join(str(error).split())
-        raise UserError(f"the database gave up: {reason}: try again") from None
+    with database_faults_named(environment), pipeline.database:
+        yield pipeline
 
 
 def _selection(
@@ -265,7 +257,7 @@ def _bar(verb: str, total: int) -> Iterator[tuple[Event, Advance]]:
 def _report(tally: Tally, *, dry_run: bool, interrupted: bool, as_json: bool) -> None:
     """Prints what became of everything; exit code 1 when something failed that may succeed later, 130 after Ctrl-C."""
     if as_json:
-        _print_json(view.tally_as_json(tally, dry_run=dry_run, interrupted=interrupted))
+        print_json(view.tally_as_json(tally, dry_run=dry_run, interrupted=interrupted))
     elif tally:
         _console.print(view.tally_table(tally, dry_run=dry_run))
     else:
@@ -275,7 +267,3 @@ def _report(tally: Tally, *, dry_run: bool, interrupted: bool, as_json: bool) ->
         raise typer.Exit(130)
     if any(outcome.became == "failed" for outcome in tally):
         raise typer.Exit(1)
-
-
-def _print_json(value: Any) -> None:
-    typer.echo(json.dumps(value, indent=2))

@@ -2,10 +2,11 @@
 
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any, Literal, get_args
 
 from ops.errors import UserError
+from ops.times import parse_time
 
 Kind = Literal["line", "object", "event", "message", "rule-error"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -13,8 +14,6 @@ KINDS_IN_DATABASE: frozenset[Kind] = frozenset({"line", "object", "message"})
 
 _NUMBER = re.compile(r"[0-9]{1,18}")
 _SQS_MESSAGE_ID = re.compile(r"[0-9A-Za-z-]{1,100}")
-_AGO = re.compile(r"([0-9]{1,6})([smhd])")
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
 @dataclass(frozen=True, order=True)
@@ -136,19 +135,6 @@ def parse_filter(
     if chosen.since and chosen.until and chosen.since >= chosen.until:
         raise UserError(f"--from {since} is not before --to {until}: nothing can be in between")
     return chosen
-
-
-def parse_time(text: str, option: str, now: datetime) -> datetime:
-    """ISO 8601 (UTC unless it has an offset), or how long ago, such as 90m, 6h or 2d. Raises UserError."""
-    try:
-        if ago := _AGO.fullmatch(text):
-            return now - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
-        at = datetime.fromisoformat(text)
-        return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
-    except (ValueError, OverflowError):
-        raise UserError(
-            f"{option} {text}: no time; use ISO 8601 such as 2026-11-21T08:00 (UTC), or how long ago, such as 6h or 2d"
-        ) from None
 
 
 def _key(text: str) -> str:

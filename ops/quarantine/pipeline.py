@@ -1,7 +1,5 @@
 """The deployed pipeline of an environment, as these commands need it."""
 
-import getpass
-import os
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -15,6 +13,7 @@ from lambdas.processor.raw_object import ObjectVersion, UnreadableObjectError
 from lambdas.shared.stamp import Stamps
 from ops.aws import outputs, session_for
 from ops.errors import UserError
+from ops.operator import operator
 from ops.target import database, stamps
 
 _GONE = {"NoSuchKey", "NoSuchVersion", "404"}
@@ -110,11 +109,3 @@ def deployed_pipeline(environment: str) -> Pipeline:
         rules=Rules(int(variables["RETENTION_DAYS"]), int(variables["MAX_FUTURE_SECONDS"]), stamps(environment)),
         operator=operator(),
     )
-
-
-def operator() -> str:
-    """The name of the operating system's user."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's user may have no name
-        return f"uid {os.getuid()}"

@@ -6,20 +6,15 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from rich.table import Table
-from rich.text import Text
 
 from ops.quarantine.dead_letters import DeadLetter
 from ops.quarantine.hints import hint
 from ops.quarantine.items import Item
 from ops.quarantine.outcome import Tally
 from ops.quarantine.refusals import Kept
+from ops.terminal import printable
 
 _QUEUE_RETENTION = timedelta(days=14)
-
-
-def printable(text: str) -> Text:
-    """Text that cannot drive the terminal: what does not print is escaped, newlines and tabs stay."""
-    return Text("".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text))
 
 
 def table_of(items: Iterable[Item], *, resolutions: bool) -> Table:

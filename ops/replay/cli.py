@@ -14,6 +14,7 @@ from infra.settings import load
 from lambdas.shared.database import DatabaseSecret
 from local.given_database import parse_dsn
 from ops.errors import UserError
+from ops.options import Env
 from ops.replay.console import (
     advance,
     changes_table,
@@ -32,7 +33,6 @@ from ops.replay.span import parse_span
 from ops.replay.worker import Job
 from ops.target import database, database_secret, stamps
 
-EnvironmentOption = Annotated[str, typer.Option("--env", help="Environment: local, dev, staging or prod.")]
 ParallelOption = Annotated[
     int | None,
     typer.Option("--parallel", min=1, max=64, help="Worker processes. (default: the processors of this machine)"),
@@ -65,7 +65,7 @@ def replay(
         bool, typer.Option("--all-versions", help="Older versions of overwritten objects as well; each is an object.")
     ] = False,
     parallel: ParallelOption = None,
-    env: EnvironmentOption = "local",
+    env: Env = "local",
 ) -> None:
     """Load the raw objects of a span of time that the ledger does not have. Ctrl-C finishes what is under way.
 
@@ -130,7 +130,7 @@ def rebuild(
         ),
     ] = None,
     parallel: ParallelOption = None,
-    env: EnvironmentOption = "local",
+    env: Env = "local",
 ) -> None:
     """Fill an empty database from S3 alone, and compare it with the original: a checksum per day (chunk).
 

@@ -1,15 +1,11 @@
 """Spans of time as an operator writes them."""
 
-import re
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from lambdas.shared.listing import hour_prefixes
 from ops.errors import UserError
-
-_RELATIVE = re.compile(r"-(\d+(?:\.\d+)?)(s|m|h|d|w)")
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
-_FORMS = "ISO 8601 (2026-11-21T10:00Z; without an offset it is UTC), relative (-90m, -2h, -3d, -1w) or now"
+from ops.times import parse_time
 
 
 @dataclass(frozen=True)
@@ -38,20 +34,3 @@ def parse_span(start: str, end: str, now: datetime) -> Span:
     floor = first.replace(minute=0, second=0, microsecond=0)
     whole = last.replace(minute=0, second=0, microsecond=0)
     return Span(floor, whole if whole == last else whole + timedelta(hours=1))
-
-
-def parse_time(text: str, option: str, now: datetime) -> datetime:
-    """A time in UTC. Raises UserError when it is not readable."""
-    if text == "now":
-        return now
-    if relative := _RELATIVE.fullmatch(text):
-        try:
-            return now - timedelta(**{_UNITS[relative[2]]: float(relative[1])})
-        except OverflowError:
-            raise UserError(f"{option} {text}: that long ago there was no calendar; use {_FORMS}") from None
-    try:
-        time = datetime.fromisoformat(text)
-        time = time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
-    except (ValueError, OverflowError):
-        raise UserError(f"{option} {text}: not a time; use {_FORMS}") from None
-    return time

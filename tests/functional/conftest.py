@@ -15,6 +15,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from lambdas.shared.logins import set_login
 from local import emulator as emulators
+from local import processes
 from local.session import AwsSession, emulator_session
 from local.state import Emulator
 from tests.functional.accounting import RawObject
@@ -110,6 +111,17 @@ class StartLoader(Protocol):
     def __call__(
         self, dsn: str, *, port: int | None = None, statement_timeout_seconds: int = 30, **environment: str
     ) -> LoaderProcess: ...
+
+
+@pytest.fixture(scope="session")
+def local_emulator(emulator_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
+    """For `replay_environment`, whose stack and secrets have the names of the local environment's: nothing else is on it."""
+    folder = tmp_path_factory.mktemp("emulator")
+    running = emulators.start(folder, emulator_python, port=None, mqtt_port=None, before=None)
+    try:
+        yield running
+    finally:
+        processes.stop(running.process)
 
 
 @pytest.fixture(scope="session")

@@ -1,39 +1,17 @@
-"""A database with a little of everything that consumers read, migrated for itself.
-
-Rights on a database, unlike those on what is in it, are not copied from a template.
-"""
+"""A little of everything that consumers of the database read."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
 import psycopg
-from psycopg import sql
-from psycopg.conninfo import make_conninfo
 
-from lambdas.migrator.migrate import migrate, read_migrations
+from tests.functional.rollups import bring_up_to_date
 
 HOUR = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=30)
 """When the readings begin: one a minute, of three devices, for two hours."""
 DEVICES = ("d-1", "d-2", "d-3")
 MINUTES = 120
 READINGS = len(DEVICES) * MINUTES
-
-
-@contextmanager
-def migrated_database(server_dsn: str, name: str) -> Iterator[str]:
-    """The DSN of a new database of the newest schema, dropped at the end."""
-    with psycopg.connect(server_dsn, autocommit=True) as admin:
-        admin.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
-        admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-        try:
-            dsn = make_conninfo(server_dsn, dbname=name)
-            with psycopg.connect(dsn) as connection:
-                migrate(connection, read_migrations())
-            yield dsn
-        finally:
-            admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
 def fill(connection: psycopg.Connection) -> None:
@@ -72,13 +50,4 @@ def fill(connection: psycopg.Connection) -> None:
         "FROM unnest(%s::timestamptz[]) hour",
         ([HOUR, HOUR + timedelta(hours=1)],),
     )
-    refresh_rollups(connection)
-
-
-def refresh_rollups(connection: psycopg.Connection) -> None:
-    """What the maintenance does, on either edition."""
-    if connection.execute("SELECT current_setting('timescaledb.license')").fetchone() == ("timescale",):
-        connection.execute("CALL rollup.refresh_touched()")
-        return
-    while connection.execute("SELECT rollup.recompute_next()").fetchone() != (None,):
-        pass
+    bring_up_to_date(connection)

@@ -17,14 +17,13 @@ from itertools import count
 from typing import Any
 
 import psycopg
-from psycopg import sql
-from psycopg.conninfo import make_conninfo
 
-from lambdas.maintenance.work import maintain
 from lambdas.processor.limits import Limits
 from lambdas.processor.load import load_object
 from lambdas.processor.raw_object import ObjectVersion
 from lambdas.shared.anomalies import Finding, record
+from tests.databases import copied_database
+from tests.functional.rollups import bring_up_to_date, stop_refreshing
 from tests.stamping import STAMP, STAMPS
 
 DEVICES = tuple(f"device-{n:05}" for n in range(1, 31))
@@ -55,25 +54,16 @@ class Fleet:
 def fleet_database(server_dsn: str, template: str) -> Iterator[Fleet]:
     """A copy of the migrated database `template` with a fleet in it, for as long as the context lasts."""
     name = f"{template}_fleet_{next(_names)}"
-    with psycopg.connect(server_dsn, autocommit=True) as admin:
-        admin.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(template)))
-        try:
-            dsn = make_conninfo(server_dsn, dbname=name)
-            now = datetime.now(UTC).replace(second=0, microsecond=0)
-            with psycopg.connect(dsn, autocommit=True) as connection:
-                fill(connection, now)
-            yield Fleet(dsn, now)
-        finally:
-            admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+    with copied_database(server_dsn, template, name) as dsn:
+        now = datetime.now(UTC).replace(second=0, microsecond=0)
+        with psycopg.connect(dsn, autocommit=True) as connection:
+            fill(connection, now)
+        yield Fleet(dsn, now)
 
 
 def fill(connection: psycopg.Connection, now: datetime) -> None:
     """Registers the fleet, loads its readings, records its anomalies, and brings the rollups up to date."""
-    if _is_community(connection):
-        # The caller says when, below; the job would do the same half a minute later.
-        connection.execute(
-            "SELECT delete_job(job_id) FROM timescaledb_information.jobs WHERE proc_name = 'refresh_touched'"
-        )
+    stop_refreshing(connection)
     _register(connection)
     for arrival in _arrivals(now):
         _load(connection, arrival, now)
@@ -82,19 +72,6 @@ def fill(connection: psycopg.Connection, now: datetime) -> None:
     _set_clocks(connection, now)
     bring_up_to_date(connection)
     connection.execute("ANALYZE")
-
-
-def bring_up_to_date(connection: psycopg.Connection) -> None:
-    """What runs by itself every minute: on the Community edition the database's own job, then the maintenance function."""
-    if _is_community(connection):
-        connection.execute("CALL rollup.refresh_touched()")
-    with psycopg.connect(connection.info.dsn, password=connection.info.password, autocommit=True) as own:
-        own.execute("SET ROLE iot_loader")
-        maintain(own)
-
-
-def _is_community(connection: psycopg.Connection) -> bool:
-    return connection.execute("SELECT current_setting('timescaledb.license')").fetchone() == ("timescale",)
 
 
 def _register(connection: psycopg.Connection) -> None:

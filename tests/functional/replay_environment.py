@@ -18,8 +18,6 @@ from typing import Any
 
 import msgspec
 import psycopg
-from psycopg import sql
-from psycopg.conninfo import make_conninfo
 
 from local.given_database import parse_dsn
 from local.session import emulator_session
@@ -126,17 +124,6 @@ def environment(emulator: Emulator, folder: Path, dsn: str) -> Iterator[Environm
                 made.s3.delete_object(Bucket=BUCKET, Key=entry["Key"], VersionId=entry["VersionId"])
         formation.delete_stack(StackName="iot-ingest")
         formation.get_waiter("stack_delete_complete").wait(StackName="iot-ingest", WaiterConfig={"Delay": 0.1})
-
-
-@contextmanager
-def another_database(server_dsn: str, template: str, name: str) -> Iterator[str]:
-    """A migrated, empty database beside the test's own."""
-    with psycopg.connect(server_dsn, autocommit=True) as admin:
-        admin.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(template)))
-        try:
-            yield make_conninfo(server_dsn, dbname=name)
-        finally:
-            admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
 def rows(connection: psycopg.Connection, columns: str = TABLE + ", received_at, object_id") -> list[tuple[Any, ...]]:

@@ -8,14 +8,12 @@ from typing import Any
 
 import psycopg
 import pytest
-from psycopg.conninfo import make_conninfo
 from rich.console import Console
-from typer.testing import CliRunner, Result
 
 from lambdas.shared.anomalies import record
 from ops.anomalies import cli
-from ops.errors import UserError
 from tests.functional import test_anomalies
+from tests.functional.commands import Commands, commands_use
 from tests.functional.test_anomalies import episodes, spike
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "anomalies.md"
@@ -30,37 +28,11 @@ def now() -> datetime:
     return test_anomalies.NOW
 
 
-class Fleet:
-    """Runs the commands in this process, on the test's database."""
-
-    def run(self, *arguments: str) -> Result:
-        return CliRunner().invoke(cli.app, arguments)
-
-    def ok(self, *arguments: str) -> str:
-        done = self.run(*arguments)
-        assert done.exit_code == 0, f"{done.output} {done.exception!r}"
-        return done.stdout
-
-    def json(self, *arguments: str) -> Any:
-        return json.loads(self.ok(*arguments, "--json"))
-
-    def refused(self, *arguments: str) -> str:
-        done = self.run(*arguments)
-        assert isinstance(done.exception, UserError), f"{done.output} {done.exception!r}"
-        line = str(done.exception)
-        assert "\n" not in line
-        return line
-
-
 @pytest.fixture
-def fleet(database_dsn: str, monkeypatch: pytest.MonkeyPatch) -> Fleet:
-    def database(_environment: str, *, application_name: str) -> psycopg.Connection:
-        dsn = make_conninfo(database_dsn, application_name=application_name)
-        return psycopg.connect(dsn, autocommit=True)
-
-    monkeypatch.setattr(cli, "database", database)
+def fleet(database_dsn: str, monkeypatch: pytest.MonkeyPatch) -> Commands:
+    commands_use(monkeypatch, database_dsn)
     monkeypatch.setattr(cli, "_console", Console(width=120))
-    return Fleet()
+    return Commands(cli.app)
 
 
 @pytest.fixture
@@ -86,7 +58,7 @@ def ids(found: Any) -> list[int]:
 # List.
 
 
-def test_the_newest_come_first_and_only_what_is_open(fleet: Fleet, some: list[int]) -> None:
+def test_the_newest_come_first_and_only_what_is_open(fleet: Commands, some: list[int]) -> None:
     first, *opened = some
     assert ids(fleet.json("list")) == opened[::-1]
     assert ids(fleet.json("list", "--all")) == [*opened[::-1], first]
@@ -95,6 +67,21 @@ def test_the_newest_come_first_and_only_what_is_open(fleet: Fleet, some: list[in
     assert re.search(r"critical +spike +d-1 +temperature +99\.5 +20 +15", text)
     assert re.search(r"30 min.* warning +silence +d-2 +10 min +5 min", text), text
     assert "recovered" in fleet.ok("list", "--all")
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_an_episode_is_one_line_of_a_terminal(
+    fleet: Commands, connection: psycopg.Connection, monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    """Of a narrow one without some columns, which are named."""
+    with connection.cursor() as cursor:
+        record(cursor, [spike("device-00042", kind="out_of_range", severity="critical", value=-1234.5)])
+    monkeypatch.setattr(cli, "_console", Console(width=width, force_terminal=True, no_color=True))
+    heading, line, last = re.sub(r"\x1b\[[0-9;]*m", "", fleet.ok("list")).splitlines()
+    assert len(line) <= width
+    assert heading.split()[:3] == ["id", "began", "(UTC)"]
+    assert re.search(r"\d\d-\d\d \d\d:\d\d .*critical +out_of_range +device-00042 +temperature +-1,234\.5", line)
+    assert last == ("1 anomaly; no room for readings, expected, lasts" if width == 80 else "1 anomaly")
 
 
 @pytest.mark.parametrize(
@@ -113,23 +100,23 @@ def test_the_newest_come_first_and_only_what_is_open(fleet: Fleet, some: list[in
     ],
     ids=str,
 )
-def test_a_filter_chooses(fleet: Fleet, some: list[int], options: list[str], found: list[int]) -> None:
+def test_a_filter_chooses(fleet: Commands, some: list[int], options: list[str], found: list[int]) -> None:
     assert ids(fleet.json("list", *options)) == [some[n] for n in found]
 
 
-def test_what_a_limit_leaves_out_is_said(fleet: Fleet, some: list[int]) -> None:
+def test_what_a_limit_leaves_out_is_said(fleet: Commands, some: list[int]) -> None:
     assert "2 of 3 shown; --limit shows more" in fleet.ok("list", "--limit", "2")
     assert "1 anomaly" in fleet.ok("list", "--kind", "spike")
 
 
-def test_nothing_is_said_with_what_to_try(fleet: Fleet, some: list[int]) -> None:
+def test_nothing_is_said_with_what_to_try(fleet: Commands, some: list[int]) -> None:
     found = fleet.ok("list", "--kind", "stuck")
     assert "no open anomalies match: --all shows what is resolved, too; leave out an option" in found
     assert "no anomalies match: leave out an option" in fleet.ok("list", "--all", "--kind", "stuck")
     assert fleet.json("list", "--kind", "stuck") == []
 
 
-def test_an_empty_database_has_none(fleet: Fleet) -> None:
+def test_an_empty_database_has_none(fleet: Commands) -> None:
     assert "no open anomalies: --all shows" in fleet.ok("list")
     assert "no anomalies: none was ever found" in fleet.ok("list", "--all")
 
@@ -140,7 +127,7 @@ def test_an_empty_database_has_none(fleet: Fleet) -> None:
         (["list", "--kind", "odd"], "--kind odd: use one of out_of_range, spike, jump, stuck, silence"),
         (["list", "--metric", "speed"], "--metric speed: use one of temperature, humidity, pressure, battery"),
         (["list", "--severity", "high"], "--severity high: use one of info, warning, critical"),
-        (["list", "--since", "soon"], "--since soon: no time"),
+        (["list", "--since", "soon"], "--since soon: not a time"),
         (["list", "--device", "d-9"], "--device d-9: there is no such device in local: fleet devices list"),
         (["show", "x"], "x is no id of an anomaly"),
         (["show", "999"], "there is no anomaly 999 in local: fleet anomalies list --all"),
@@ -149,7 +136,9 @@ def test_an_empty_database_has_none(fleet: Fleet) -> None:
         (["resolve", "1", "--note", " "], "--note is empty"),
     ],
 )
-def test_what_cannot_be_is_one_clear_line(fleet: Fleet, some: list[int], arguments: list[str], expected: str) -> None:
+def test_what_cannot_be_is_one_clear_line(
+    fleet: Commands, some: list[int], arguments: list[str], expected: str
+) -> None:
     assert expected in fleet.refused(*arguments)
 
 
@@ -157,7 +146,7 @@ def test_what_cannot_be_is_one_clear_line(fleet: Fleet, some: list[int], argumen
 
 
 def test_one_is_shown_with_its_site_and_the_readings_around_it(
-    fleet: Fleet, some: list[int], connection: psycopg.Connection, now: datetime
+    fleet: Commands, some: list[int], connection: psycopg.Connection, now: datetime
 ) -> None:
     connection.execute(
         "INSERT INTO telemetry (device_id, timestamp, seq, temperature, object_id) "
@@ -168,7 +157,7 @@ def test_one_is_shown_with_its_site_and_the_readings_around_it(
     text = fleet.ok("show", str(some[1]))
     for line in ("open", "d-1 (Boiler)", "north (North hall)", "Acme", "99.5 degC", "-60 to 125 degC", "critical"):
         assert line in text
-    shown = re.findall(r"^(\*?) +\d{4}-\d\d-\d\d [\d:.]+ +(\d+) +([\d.]+)", text, re.MULTILINE)
+    shown = re.findall(r"^(\*?) +\d\d-\d\d [\d:.]+ +(\d+) +([\d.]+)", text, re.MULTILINE)
     assert [int(seq) for _, seq, _ in shown] == [*range(70, 90), *range(96, 106)]
     assert {(mark, value) for mark, seq, value in shown if 80 <= int(seq) < 90} == {("*", "99.5")}
     assert {(mark, value) for mark, seq, value in shown if not 80 <= int(seq) < 90} == {("", "20")}
@@ -180,7 +169,7 @@ def test_one_is_shown_with_its_site_and_the_readings_around_it(
 
 
 def test_one_without_readings_or_registry_is_shown_too(
-    fleet: Fleet, some: list[int], connection: psycopg.Connection
+    fleet: Commands, some: list[int], connection: psycopg.Connection
 ) -> None:
     text = fleet.ok("show", str(some[3]))
     assert "no readings of that time are left" in text
@@ -195,7 +184,9 @@ def test_one_without_readings_or_registry_is_shown_too(
 # Resolve.
 
 
-def test_an_operator_resolves_and_may_repeat_it(fleet: Fleet, some: list[int], connection: psycopg.Connection) -> None:
+def test_an_operator_resolves_and_may_repeat_it(
+    fleet: Commands, some: list[int], connection: psycopg.Connection
+) -> None:
     command = ["resolve", str(some[1]), str(some[2]), str(some[1]), "--note", "filter changed", "--by", "ann"]
     text = fleet.ok(*command)
     assert f"{some[1]} (spike of d-1 temperature): resolved" in text
@@ -212,7 +203,7 @@ def test_an_operator_resolves_and_may_repeat_it(fleet: Fleet, some: list[int], c
 
 
 def test_a_false_positive_is_marked_also_after_it_has_recovered(
-    fleet: Fleet, some: list[int], connection: psycopg.Connection
+    fleet: Commands, some: list[int], connection: psycopg.Connection
 ) -> None:
     command = ["resolve", str(some[0]), str(some[1]), "--false-positive", "--note", "maintenance", "--by", "ann"]
     text = fleet.ok(*command)
@@ -227,14 +218,14 @@ def test_a_false_positive_is_marked_also_after_it_has_recovered(
 
 
 def test_nothing_is_resolved_when_one_of_them_is_not_there(
-    fleet: Fleet, some: list[int], connection: psycopg.Connection
+    fleet: Commands, some: list[int], connection: psycopg.Connection
 ) -> None:
     before = episodes(connection)
     assert "no anomaly 998, 999" in fleet.refused("resolve", "998", str(some[1]), "999", "--note", "x")
     assert episodes(connection) == before
 
 
-def test_an_older_schema_is_one_clear_line(fleet: Fleet, connection: psycopg.Connection) -> None:
+def test_an_older_schema_is_one_clear_line(fleet: Commands, connection: psycopg.Connection) -> None:
     connection.execute("DROP TABLE anomalies CASCADE")
     for command in (["list"], ["show", "1"], ["resolve", "1", "--note", "x"]):
         assert "has an older schema: deploy this release first" in fleet.refused(*command)

@@ -19,14 +19,14 @@ from rich.console import Console
 from bench.queries import measure, percentile, report
 from bench.queries_data import Fleet as BenchFleet
 from bench.queries_data import fill
-from dashboards.macros import MacroError, TimeRange, Value
-from dashboards.model import JSON_FOLDER, Dashboard, load, load_all, read
-from dashboards.queries import ALL, Query, Rows, expand, expand_annotation, fetch, resolve, values
+from dashboards.reading.macros import MacroError, TimeRange, Value
+from dashboards.reading.model import JSON_FOLDER, Dashboard, load, load_all, read
+from dashboards.reading.queries import ALL, Query, Rows, expand, expand_annotation, fetch, resolve, values
 from ops.errors import UserError
 from tests.functional.fleet_data import DEVICES, Fleet, fleet_database
 
 RANGES = {"1 hour": timedelta(hours=1), "24 hours": timedelta(hours=24), "30 days": timedelta(days=30)}
-SITES = {"all sites": [ALL], "one site": ["north"]}
+SITES = {"all sites": ALL, "one site": "north"}
 SMALL = 20_000
 """Readings that a query may look at, of some 85,000 that there are: 30 days are answered by a rollup or an index."""
 DASHBOARDS = load_all()
@@ -83,44 +83,60 @@ def reader(fleet: Fleet) -> Iterator[psycopg.Connection]:
         yield connection
 
 
-def chosen(dashboard: Dashboard, sites: list[str]) -> dict[str, list[str]]:
-    return {"site": sites} if any(variable.name == "site" for variable in dashboard.variables) else {}
+class Grafana:
+    """Whoever looks at dashboards: a dashboard's variables are asked for when it is opened, once for all its panels."""
+
+    def __init__(self, reader: psycopg.Connection, now: datetime) -> None:
+        self._reader = reader
+        self._now = now
+        self._opened: dict[tuple[str, timedelta, str], Mapping[str, Value]] = {}
+
+    def queries(self, case: Case, length: timedelta, site: str = ALL) -> list[Query]:
+        """What a panel would send."""
+        time_range = TimeRange.last(length, self._now)
+        opened = (case.dashboard.uid, length, site)
+        if opened not in self._opened:
+            has_sites = any(variable.name == "site" for variable in case.dashboard.variables)
+            resolved = resolve(case.dashboard, self._reader, time_range, {"site": [site]} if has_sites else {})
+            self._opened[opened] = values(resolved)
+        return case.queries(time_range, self._opened[opened])
+
+    def answers(self, case: Case, length: timedelta, site: str) -> list[Rows]:
+        """What the database says to it."""
+        return [fetch(self._reader, query.sql) for query in self.queries(case, length, site)]
 
 
-def answers(case: Case, reader: psycopg.Connection, fleet: Fleet, length: timedelta, sites: list[str]) -> list[Rows]:
-    time_range = TimeRange.last(length, fleet.now)
-    resolved = resolve(case.dashboard, reader, time_range, chosen(case.dashboard, sites))
-    return [fetch(reader, query.sql) for query in case.queries(time_range, values(resolved))]
+@pytest.fixture(scope="module")
+def grafana(reader: psycopg.Connection, fleet: Fleet) -> Grafana:
+    return Grafana(reader, fleet.now)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_it_returns_rows(case: Case, reader: psycopg.Connection, fleet: Fleet) -> None:
+def test_it_returns_rows(case: Case, grafana: Grafana) -> None:
     """At every range and with one site and all; a value that is NULL in the only row counts as none."""
     for label, length in RANGES.items():
-        for where, sites in SITES.items():
-            found = answers(case, reader, fleet, length, sites)
+        for where, site in SITES.items():
+            found = grafana.answers(case, length, site)
             empty = not any(value is not None for rows in found for row in rows.rows for value in row)
             rightly = case.name in EMPTY or (label == "1 hour" and case.name in EMPTY_IN_AN_HOUR)
             assert empty <= rightly, f"no rows: {case.name}, {label}, {where}"
 
 
-def test_what_is_declared_empty_is_there_and_empty(reader: psycopg.Connection, fleet: Fleet) -> None:
+def test_what_is_declared_empty_is_there_and_empty(grafana: Grafana) -> None:
     known = {case.name: case for case in CASES}
     for name in {**EMPTY, **EMPTY_IN_AN_HOUR}:
         assert name in known, f"{name} is no panel any more"
         lengths = RANGES.values() if name in EMPTY else [RANGES["1 hour"]]
         assert any(
-            not any(rows.rows and rows.rows != [(None,)] for rows in answers(known[name], reader, fleet, length, sites))
+            not any(rows.rows and rows.rows != [(None,)] for rows in grafana.answers(known[name], length, site))
             for length in lengths
-            for sites in SITES.values()
+            for site in SITES.values()
         ), f"{name} has rows: take it from the list"
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_it_is_one_statement_that_reads_little(case: Case, reader: psycopg.Connection, fleet: Fleet) -> None:
-    time_range = TimeRange.last(RANGES["30 days"], fleet.now)
-    resolved = resolve(case.dashboard, reader, time_range, chosen(case.dashboard, [ALL]))
-    for query in case.queries(time_range, values(resolved)):
+def test_it_is_one_statement_that_reads_little(case: Case, reader: psycopg.Connection, grafana: Grafana) -> None:
+    for query in grafana.queries(case, RANGES["30 days"]):
         assert re.match(r"(SELECT|WITH)\b", query.sql.strip()), query.sql[:60]
         assert ";" not in re.sub(r"'[^']*'", "", query.sql), "Grafana sends it as it is"
         read_rows = raw_rows(reader, query.sql)
@@ -150,10 +166,8 @@ def raw_rows(connection: psycopg.Connection, sql: str) -> int:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_a_time_series_has_its_time_and_is_in_order(case: Case, reader: psycopg.Connection, fleet: Fleet) -> None:
-    time_range = TimeRange.last(RANGES["24 hours"], fleet.now)
-    resolved = resolve(case.dashboard, reader, time_range, chosen(case.dashboard, [ALL]))
-    for query in case.queries(time_range, values(resolved)):
+def test_a_time_series_has_its_time_and_is_in_order(case: Case, reader: psycopg.Connection, grafana: Grafana) -> None:
+    for query in grafana.queries(case, RANGES["24 hours"]):
         if query.format != "time_series" and not case.title.startswith("("):
             continue
         found = fetch(reader, query.sql)

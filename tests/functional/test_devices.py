@@ -2,7 +2,6 @@
 
 import json
 import os
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
@@ -11,43 +10,26 @@ from typing import Any
 import psycopg
 import pytest
 from botocore.exceptions import ClientError
-from psycopg.conninfo import make_conninfo
 from rich.console import Console
-from typer.testing import CliRunner, Result
 
 from certs.registry import ThingRegistry
-from local import emulator as emulators
-from local import processes
 from local.session import AwsSession, emulator_session
 from local.state import Emulator
-from ops.devices import cli, things
-from ops.errors import UserError
+from ops.devices import cli, files, registry, things
+from ops.devices.fields import DEVICES as DEVICE
+from tests.functional.commands import Commands, commands_use
 from tests.functional.replay_environment import environment
 
 _numbers = count(1)
 
 
-class Fleet:
+class Fleet(Commands):
     """Runs the commands in this process, on the test's database and the emulator."""
 
     def __init__(self, folder: Path, iot: Any) -> None:
+        super().__init__(cli.app)
         self.folder = folder
         self.iot = iot
-
-    def run(self, *arguments: str) -> Result:
-        return CliRunner().invoke(cli.app, arguments)
-
-    def ok(self, *arguments: str) -> str:
-        done = self.run(*arguments)
-        assert done.exit_code == 0, f"{done.output} {done.exception!r}"
-        return done.stdout
-
-    def refused(self, *arguments: str) -> str:
-        done = self.run(*arguments)
-        assert isinstance(done.exception, UserError), f"{done.output} {done.exception!r}"
-        line = str(done.exception)
-        assert "\n" not in line
-        return line
 
     def file(self, text: str, name: str = "devices.csv") -> str:
         path = self.folder / name
@@ -66,11 +48,7 @@ class Fleet:
 
 @pytest.fixture
 def fleet(database_dsn: str, aws: AwsSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fleet:
-    def database(_environment: str, *, application_name: str) -> psycopg.Connection:
-        dsn = make_conninfo(database_dsn, application_name=application_name)
-        return psycopg.connect(dsn, autocommit=True)
-
-    monkeypatch.setattr(cli, "database", database)
+    commands_use(monkeypatch, database_dsn)
     monkeypatch.setattr(cli, "_console", Console(width=80))
     monkeypatch.setattr(cli, "_errors", Console(stderr=True, width=80))
     monkeypatch.setattr(things, "session_for", lambda _environment: aws)
@@ -154,6 +132,19 @@ def test_what_a_device_sent_first_can_be_imported_over(fleet: Fleet, connection:
     )
 
 
+def test_an_import_keeps_no_loader_waiting(connection: psycopg.Connection, database_dsn: str, tmp_path: Path) -> None:
+    """Else the two could wait for each other: for a device that is registered, and one that is not yet."""
+    path = tmp_path / "devices.csv"
+    path.write_text("device_id,name\nd-1,Boiler\n")
+    entries = files.read_file(path, DEVICE).entries
+    registry.import_entries(connection, DEVICE, entries)
+    with connection.transaction():
+        registry.import_entries(connection, DEVICE, entries)
+        with psycopg.connect(database_dsn, autocommit=True) as loader:
+            loader.execute("SET lock_timeout = '1s'")
+            heard(loader, "d-1", now())
+
+
 def test_list_fits_a_terminal_and_filters(fleet: Fleet, connection: psycopg.Connection) -> None:
     fleet.ok("import", fleet.file(DEVICES), "--sites", fleet.file(SITES, "sites.csv"), "--no-iot")
     heard(connection, "d-1", now())
@@ -209,6 +200,7 @@ def test_the_interval_is_imported_updated_and_shown(fleet: Fleet, connection: ps
     assert rows(connection, "reading_interval_seconds") == [(pytest.approx(0.1),), (pytest.approx(12345.7),)]
     assert "0.1 s" in fleet.ok("show", "d-1", "--no-iot")
     fleet.ok("update", "d-1", "--interval", "", "--no-iot")
+    assert "nothing was changed" in fleet.refused("update", "d-1", "--latitude", "52.5", "--no-iot")
     assert rows(connection, "reading_interval_seconds")[0] == (None,)
 
 
@@ -258,7 +250,9 @@ def test_what_is_not_there(fleet: Fleet, connection: psycopg.Connection) -> None
     assert "there is no device d-7 in local" in fleet.refused("show", "d-7")
     assert "there is no device d-7 in local" in fleet.refused("update", "d-7", "--name", "x")
     assert "there is no such metric: use temperature, humidity" in fleet.refused("show", "d-1", "--metric", "wind")
-    assert "there is no site west" in fleet.refused("update", "d-1", "--site", "west")
+    assert fleet.refused("update", "d-1", "--site", "west").startswith(
+        "--site west: there is no such site; fleet devices sites"
+    )
     assert "--latitude" in fleet.refused("update", "d-1", "--latitude", "123", "--longitude", "0")
     assert "column longitude" in fleet.refused("update", "d-1", "--latitude", "12")
     assert '--interval is "0": it must be a number of seconds' in fleet.refused("update", "d-1", "--interval", "0")
@@ -312,18 +306,9 @@ def test_when_aws_refuses_it_is_said_what_is_done(
     assert "things: 1 updated, 2 as they were" in fleet.ok("import", file)
 
 
-@pytest.fixture(scope="module")
-def own_emulator(emulator_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
-    """One of this file's own: the names of stack and secret are those of the local environment."""
-    folder = tmp_path_factory.mktemp("emulator")
-    running = emulators.start(folder, emulator_python, port=None, mqtt_port=None, before=None)
-    yield running
-    processes.stop(running.process)
-
-
-def test_as_a_user_runs_it(own_emulator: Emulator, tmp_path: Path, database_dsn: str) -> None:
-    with environment(own_emulator, tmp_path, database_dsn) as made:
-        emulator_session(own_emulator.port).client("iot").create_thing(thingName="d-1")
+def test_as_a_user_runs_it(local_emulator: Emulator, tmp_path: Path, database_dsn: str) -> None:
+    with environment(local_emulator, tmp_path, database_dsn) as made:
+        emulator_session(local_emulator.port).client("iot").create_thing(thingName="d-1")
         for name, text in (("sites.csv", SITES), ("devices.csv", DEVICES), ("bad.csv", "device_id,name\na,b,c\n")):
             (tmp_path / name).write_text(text)
         done = made.fleet("devices", "import", str(tmp_path / "devices.csv"), "--sites", str(tmp_path / "sites.csv"))

@@ -25,7 +25,9 @@ from ops.export import cli, writers
 from ops.export.order import parse_order
 from ops.export.query import _conditions
 from ops.export.tables import TABLES
-from tests.functional.consumer_database import HOUR, MINUTES, READINGS, fill, migrated_database
+from tests.databases import migrated_database
+from tests.functional.commands import commands_use
+from tests.functional.consumer_database import HOUR, MINUTES, READINGS, fill
 
 Export = Callable[..., Result]
 _app = Typer()
@@ -57,11 +59,7 @@ def reading(export_dsn: str) -> Iterator[psycopg.Connection]:
 @pytest.fixture
 def export(export_dsn: str, monkeypatch: pytest.MonkeyPatch) -> Export:
     """Runs the command on this database. Raises what the command line makes a line of."""
-    monkeypatch.setattr(
-        cli,
-        "database",
-        lambda env, application_name: psycopg.connect(export_dsn, autocommit=True, options="-c timezone=Asia/Tokyo"),
-    )
+    commands_use(monkeypatch, export_dsn, options="-c timezone=Asia/Tokyo")
 
     def run(*arguments: object) -> Result:
         result = CliRunner().invoke(_app, list(map(str, arguments)))
@@ -331,12 +329,11 @@ def test_a_fault_leaves_the_file_as_it_was(
             if fault == "disk":
                 raise OSError(28, "No space left on device")
             reading.execute(
-                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = 'doomed'"
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = 'fleet export'"
             )
 
     monkeypatch.setattr(writers.CsvWriter, "block_rows", 10)
     monkeypatch.setattr(writers.CsvWriter, "write", failing)
-    monkeypatch.setenv("PGAPPNAME", "doomed")
     # More than what fits between server and client.
     reading.execute(
         "INSERT INTO telemetry (device_id, timestamp, seq, extra, object_id) "
@@ -368,8 +365,9 @@ def _raising(export: Export, *arguments: object) -> None:
 def test_whoever_reads_may_stop(export_dsn: str) -> None:
     """As in `fleet export ... | head`: no traceback."""
     code = (
-        "import sys, psycopg\nfrom ops.export import cli\nfrom typer import Typer\ndsn = sys.argv.pop(1)\n"
-        "cli.database = lambda env, application_name: psycopg.connect(dsn, autocommit=True)\n"
+        "import sys, psycopg\nfrom ops import target\nfrom ops.export import cli\nfrom typer import Typer\n"
+        "dsn = sys.argv.pop(1)\n"
+        "target.database = lambda env, application_name: psycopg.connect(dsn, autocommit=True)\n"
         "app = Typer()\napp.command()(cli.export)\napp()"
     )
     command = [sys.executable, "-c", code, export_dsn, "--from", "-60d"]

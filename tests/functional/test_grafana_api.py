@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from dashboards.model import JSON_FOLDER
+from dashboards.reading.model import JSON_FOLDER
 from local.timescaledb.tls import make_identity
 from ops.dashboards import transfer
 from ops.dashboards.cli import app

@@ -1,6 +1,7 @@
 """The maintenance function, and how the database keeps what it keeps: chunks, retention, compression, roles."""
 
 import json
+import os
 import time
 from collections.abc import Iterator
 from datetime import timedelta
@@ -11,20 +12,20 @@ import msgspec
 import psycopg
 import pytest
 from moto import mock_aws
-from psycopg import errors, sql
-from psycopg.conninfo import make_conninfo
+from psycopg import errors
 
 from lambdas.maintenance import handler as handlers
 from lambdas.migrator.migrate import apply_settings, migrate, read_migrations
 from local.given_database import parse_dsn
+from local.timescaledb.edition import is_community
+from tests.databases import empty_database
+from tests.functional.rollups import bring_up_to_date
 from tests.functional.test_rollups import (
     HOUR_AGO,
     NOW,
     Store,
     assert_exact,
-    bring_up_to_date,
     counted,
-    is_community,
     line,
     one_value,
     reading,
@@ -32,6 +33,8 @@ from tests.functional.test_rollups import (
 )
 
 __all__ = ["store"]
+
+EXPIRY = "SELECT count(*) FROM timescaledb_information.jobs WHERE proc_name = 'policy_retention'"
 
 
 class Context:
@@ -151,23 +154,32 @@ def test_settings_reach_the_database(connection: psycopg.Connection) -> None:
 
 
 def test_what_was_there_before_the_rollups_is_in_them(server_dsn: str) -> None:
-    name = "fleet_test_before_rollups"
     migrations = read_migrations()
-    with psycopg.connect(server_dsn, autocommit=True) as admin:
-        admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-        try:
-            with psycopg.connect(make_conninfo(server_dsn, dbname=name), autocommit=True) as connection:
-                migrate(connection, migrations[:6])
-                connection.execute(
-                    "INSERT INTO telemetry (device_id, timestamp, seq, temperature, object_id) "
-                    "SELECT 'a', %s::timestamptz - n * interval '7 minutes', n, n, 0 FROM generate_series(0, 500) n",
-                    (NOW,),
-                )
-                migrate(connection, migrations)
-                bring_up_to_date(connection)
-                assert_exact(connection)
-        finally:
-            admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+    with (
+        empty_database(server_dsn, f"fleet_before_rollups_{os.getpid()}") as dsn,
+        psycopg.connect(dsn, autocommit=True) as connection,
+    ):
+        migrate(connection, migrations[:6])
+        connection.execute(
+            "INSERT INTO telemetry (device_id, timestamp, seq, temperature, object_id) "
+            "SELECT 'a', %s::timestamptz - n * interval '7 minutes', n, n, 0 FROM generate_series(0, 500) n",
+            (NOW,),
+        )
+        # Kept for longer than by default, which the migrator says only once it has migrated.
+        connection.execute(
+            "INSERT INTO telemetry (device_id, timestamp, seq, temperature, object_id) VALUES ('a', %s, 1, 20, 0)",
+            (NOW - timedelta(days=500),),
+        )
+        migrate(connection, migrations)
+        assert not one_value(connection, EXPIRY), "a policy would run at once, and drop what is to be kept"
+        bring_up_to_date(connection)
+        assert_exact(connection)
+        apply_settings(connection, {"retention_days": 730})
+        connection.execute("UPDATE rollup.progress SET dropped_at = '-infinity'")
+        bring_up_to_date(connection)
+        assert one_value(connection, "SELECT count(*) FROM telemetry") == 502
+        assert one_value(connection, EXPIRY) == is_community(connection)
+        assert_exact(connection)
 
 
 def test_the_loader_can_mark_and_have_computed_and_change_nothing_else(store: Store) -> None:

@@ -9,8 +9,8 @@ import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
-from dashboards.model import load_all
 from dashboards.preview import browser
+from dashboards.reading.model import load_all
 from ops.dashboards.preview import Written, failure_lines, write_preview
 from ops.errors import UserError
 from tests.functional.fleet_data import DEVICES, SITES, Fleet, fleet_database
@@ -96,9 +96,9 @@ def test_the_page_says_what_was_asked(fleet: Fleet, tmp_path: Path) -> None:
     ("wish", "line"),
     [
         ({"devices": ["device-99999"]}, "--device device-99999: no such device"),
-        ({"sites": ["nowhere"]}, "nowhere"),
+        ({"sites": ["nowhere"]}, "--site nowhere: there is no such site; fleet devices sites lists them"),
         ({"uids": ["iot-nothing"]}, "--dashboard iot-nothing: it is one of"),
-        ({"range_texts": ["never"]}, "never"),
+        ({"range_texts": ["never"]}, "--range 'never' is no interval; write it as 30s, 5m, 1h or 1d"),
     ],
 )
 def test_what_is_not_there_is_one_line(fleet: Fleet, tmp_path: Path, wish: Any, line: str) -> None:

@@ -10,15 +10,14 @@ import pytest
 import typer
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from psycopg.conninfo import make_conninfo
 from psycopg.rows import dict_row
 from rich.console import Console
-from typer.testing import CliRunner, Result
 
-from lambdas.maintenance.work import maintain
+from local.timescaledb.edition import is_community
 from ops.devices import service
-from ops.errors import UserError
 from ops.quality import cli
+from tests.functional.commands import Commands, commands_use
+from tests.functional.rollups import bring_up_to_date, stop_refreshing
 
 NOW = datetime.now(UTC)
 TODAY = NOW.date()
@@ -27,24 +26,9 @@ YESTERDAY = TODAY - timedelta(days=1)
 WRONG_TYPE, OUT_OF_RANGE = 1, 16
 
 
-def is_community(connection: psycopg.Connection) -> bool:
-    return connection.execute("SELECT current_setting('timescaledb.license')").fetchone() == ("timescale",)
-
-
 @pytest.fixture(autouse=True)
 def _no_job(connection: psycopg.Connection) -> None:
-    if is_community(connection):
-        connection.execute(
-            "SELECT delete_job(job_id) FROM timescaledb_information.jobs WHERE proc_name = 'refresh_touched'"
-        )
-
-
-def bring_up_to_date(connection: psycopg.Connection) -> None:
-    """What the database's own job does, or on the Apache edition the maintenance function."""
-    if is_community(connection):
-        connection.execute("CALL rollup.refresh_touched()")
-    else:
-        maintain(connection)
+    stop_refreshing(connection)
 
 
 def device(connection: psycopg.Connection, name: str, registered_at: datetime, interval: float | None = None) -> None:
@@ -272,30 +256,8 @@ def test_the_score_at_its_edges_and_that_worse_is_never_better(connection: psyco
     monotonic()
 
 
-class Quality:
-    """Runs the command in this process, on the test's database."""
-
-    def __init__(self) -> None:
-        self.app = typer.Typer()
-        self.app.command()(cli.quality)
-
-    def run(self, *arguments: str) -> Result:
-        return CliRunner().invoke(self.app, arguments)
-
-    def ok(self, *arguments: str) -> str:
-        done = self.run(*arguments)
-        assert done.exit_code == 0, f"{done.output} {done.exception!r}"
-        return done.stdout
-
-    def refused(self, *arguments: str) -> str:
-        done = self.run(*arguments)
-        assert isinstance(done.exception, UserError), f"{done.output} {done.exception!r}"
-        assert "\n" not in str(done.exception)
-        return str(done.exception)
-
-
 @pytest.fixture
-def command(connection: psycopg.Connection, database_dsn: str, monkeypatch: pytest.MonkeyPatch) -> Quality:
+def command(connection: psycopg.Connection, database_dsn: str, monkeypatch: pytest.MonkeyPatch) -> Commands:
     connection.execute("INSERT INTO sites (site_id, name) VALUES ('north', 'North'), ('south', 'South')")
     for name in ("good", "poor", "silent"):
         device(connection, name, START - timedelta(days=4), 3600)
@@ -303,21 +265,17 @@ def command(connection: psycopg.Connection, database_dsn: str, monkeypatch: pyte
     readings(connection, "good", START - timedelta(days=4), range(1000, 1120), HOUR)
     readings(connection, "poor", START - timedelta(days=2), range(2000, 2072), HOUR, quality=OUT_OF_RANGE)
     bring_up_to_date(connection)
-    monkeypatch.setattr(
-        cli,
-        "database",
-        lambda _environment, *, application_name: psycopg.connect(
-            make_conninfo(database_dsn, application_name=application_name), autocommit=True
-        ),
-    )
+    commands_use(monkeypatch, database_dsn)
     monkeypatch.setattr(cli, "_console", Console(width=80))
-    return Quality()
+    app = typer.Typer()
+    app.command()(cli.quality)
+    return Commands(app)
 
 
 RANGE = ("--from", str(START.date() - timedelta(days=2)), "--to", str(YESTERDAY))
 
 
-def test_the_fleet_is_listed_worst_first(command: Quality) -> None:
+def test_the_fleet_is_listed_worst_first(command: Commands) -> None:
     lines = command.ok(*RANGE).splitlines()
     assert max(map(len, lines)) <= 80
     assert [line.split()[0] for line in lines[1:4]] == ["silent", "poor", "good"]
@@ -335,9 +293,12 @@ def test_the_fleet_is_listed_worst_first(command: Quality) -> None:
     ]  # fmt: skip
     assert "no device below 50 from" in command.ok(*RANGE, "--site", "north", "--below", "50")
     assert "silent" in command.ok()
+    assert f"; {TODAY - timedelta(days=3)} to {TODAY - timedelta(days=1)} (UTC)" in command.ok(
+        "--from", "-3d", "--to", "1d"
+    )
 
 
-def test_a_device_is_shown_by_day_with_trends(command: Quality) -> None:
+def test_a_device_is_shown_by_day_with_trends(command: Commands) -> None:
     lines = command.ok("--device", "good", *RANGE).splitlines()
     assert max(map(len, lines)) <= 80
     assert [line.split()[:4] for line in lines[1:4]] == [
@@ -354,11 +315,12 @@ def test_a_device_is_shown_by_day_with_trends(command: Quality) -> None:
     assert "good was not in service" in command.ok("--device", "good", *old)
 
 
-def test_a_mistake_is_one_line(command: Quality) -> None:
+def test_a_mistake_is_one_line(command: Commands) -> None:
     assert "there is no device x in local" in command.refused("--device", "x")
     assert "--site west: there is no such site" in command.refused("--site", "west")
     assert "is after --to" in command.refused("--from", "2026-02-03", "--to", "2026-02-01")
-    assert "--from 3. Mai: it must be a day such as" in command.refused("--from", "3. Mai")
+    assert "--from 3. Mai: not a time; use ISO 8601" in command.refused("--from", "3. Mai")
+    assert "in the future" in command.refused("--from", str(TODAY + timedelta(days=2)))
     assert "in the future" in command.refused("--from", str(TODAY + timedelta(days=2)), "--to", "2999-01-01")
     assert "leave --site" in command.refused("--device", "good", "--site", "north")
 

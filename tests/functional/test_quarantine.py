@@ -743,7 +743,7 @@ def test_an_event_is_only_deleted_when_the_ledger_has_its_object_or_with_yes(pip
         (["discard", "line-1", "--reason", "empty"], "ids and a filter: give one or the other"),
         (["redrive", "line-4711"], "there is no line-4711"),
         (["show", "row-1"], "'row-1' is no id"),
-        (["list", "--from", "yesterday"], "--from yesterday: no time"),
+        (["list", "--from", "yesterday"], "--from yesterday: not a time"),
     ],
 )
 def test_bad_input_is_one_line(fleet: Run, arguments: list[str], line: str) -> None:

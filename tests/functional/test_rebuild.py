@@ -12,10 +12,9 @@ import pytest
 from lambdas.processor.limits import Limits
 from lambdas.processor.load import load_object
 from lambdas.processor.raw_object import ObjectVersion
-from local import emulator as emulators
-from local import processes
 from local.state import Emulator
 from ops.replay.rebuild import clock, compare
+from tests.databases import copied_database
 from tests.functional.replay_environment import (
     BUCKET,
     HOUR,
@@ -23,7 +22,6 @@ from tests.functional.replay_environment import (
     NOW,
     TABLE,
     Environment,
-    another_database,
     claim_elsewhere,
     ctrl_c,
     environment,
@@ -43,26 +41,16 @@ DAY_MS = 86_400_000
 TODAY, YESTERDAY = (NOW.date() - timedelta(days=days) for days in (1, 2))  # MS lies a day back
 
 
-@pytest.fixture(scope="module")
-def own_emulator(emulator_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
-    """One of this file's own: the names of stack and secret are those of the local environment."""
-    running = emulators.start(
-        tmp_path_factory.mktemp("emulator"), emulator_python, port=None, mqtt_port=None, before=None
-    )
-    yield running
-    processes.stop(running.process)
-
-
 @pytest.fixture
-def fleet(own_emulator: Emulator, tmp_path: Path, database_dsn: str) -> Iterator[Environment]:
+def fleet(local_emulator: Emulator, tmp_path: Path, database_dsn: str) -> Iterator[Environment]:
     """An environment whose own database is the original."""
-    with environment(own_emulator, tmp_path, database_dsn) as made:
+    with environment(local_emulator, tmp_path, database_dsn) as made:
         yield made
 
 
 @pytest.fixture
 def target_dsn(server_dsn: str, template_database: str, tmp_path: Path) -> Iterator[str]:
-    with another_database(server_dsn, template_database, f"{template_database}_{tmp_path.name[-20:]}") as dsn:
+    with copied_database(server_dsn, template_database, f"{template_database}_{tmp_path.name[-20:]}") as dsn:
         yield dsn
 
 

@@ -12,8 +12,6 @@ import pytest
 from lambdas.processor.limits import Limits
 from lambdas.processor.load import load_object
 from lambdas.processor.raw_object import ObjectVersion
-from local import emulator as emulators
-from local import processes
 from local.state import Emulator
 from ops.replay.replacement import replace_object
 from ops.replay.source import UnavailableError
@@ -43,19 +41,9 @@ EARLIER = NOW - timedelta(hours=5)
 EARLIER_HOUR = f"year={EARLIER:%Y}/month={EARLIER:%m}/day={EARLIER:%d}/hour={EARLIER:%H}/"
 
 
-@pytest.fixture(scope="module")
-def own_emulator(emulator_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
-    """One of this file's own: the names of stack and secret are those of the local environment."""
-    running = emulators.start(
-        tmp_path_factory.mktemp("emulator"), emulator_python, port=None, mqtt_port=None, before=None
-    )
-    yield running
-    processes.stop(running.process)
-
-
 @pytest.fixture
-def fleet(own_emulator: Emulator, tmp_path: Path, database_dsn: str) -> Iterator[Environment]:
-    with environment(own_emulator, tmp_path, database_dsn) as made:
+def fleet(local_emulator: Emulator, tmp_path: Path, database_dsn: str) -> Iterator[Environment]:
+    with environment(local_emulator, tmp_path, database_dsn) as made:
         yield made
 
 

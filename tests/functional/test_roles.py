@@ -17,13 +17,16 @@ from lambdas.migrator.logins import CONSUMERS
 from lambdas.processor.limits import Limits
 from lambdas.processor.raw_object import ObjectVersion
 from lambdas.shared.logins import ensure_clone, set_login
+from local.timescaledb.edition import is_community
 from ops.devices import registry
 from ops.devices.fields import DEVICES, SITES
 from ops.devices.files import Entry
 from ops.quarantine import refusals
 from ops.quarantine.items import Filter
 from ops.replay.replacement import replace_object
-from tests.functional.consumer_database import HOUR, MINUTES, READINGS, fill, migrated_database, refresh_rollups
+from tests.databases import migrated_database
+from tests.functional.consumer_database import HOUR, MINUTES, READINGS, fill
+from tests.functional.rollups import bring_up_to_date
 from tests.functional.test_rotation_loader import rights
 from tests.stamping import STAMP, STAMPS
 
@@ -420,8 +423,8 @@ def test_rollups_that_are_not_refreshed_yet_are_read_too(roles_dsn: str) -> None
             "INSERT INTO telemetry (device_id, timestamp, seq, temperature, object_id) VALUES ('fresh', now(), 1, 20, 1)"
         )
         admin.execute("INSERT INTO ingest.touched (first, last) VALUES (now(), now())")
-        if admin.execute("SELECT current_setting('timescaledb.license')").fetchone() == ("apache",):
-            refresh_rollups(admin)
+        if not is_community(admin):
+            bring_up_to_date(admin)
         try:
             for role, statement in {
                 READER: "SELECT reading_count FROM telemetry_weekly WHERE device_id = 'fresh'",
@@ -434,4 +437,4 @@ def test_rollups_that_are_not_refreshed_yet_are_read_too(roles_dsn: str) -> None
             admin.execute("RESET ROLE")
             admin.execute("DELETE FROM telemetry WHERE device_id = 'fresh'")
             admin.execute("INSERT INTO ingest.touched (first, last) VALUES (now(), now())")
-            refresh_rollups(admin)
+            bring_up_to_date(admin)

@@ -16,13 +16,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lambdas.maintenance.work import Done, maintain
+from lambdas.maintenance.work import maintain
 from lambdas.processor.limits import Limits
 from lambdas.processor.load import Outcome, load_object
 from lambdas.processor.raw_object import ObjectVersion
+from local.timescaledb.edition import is_community
 from ops.quarantine.lines import redrive_lines
 from ops.quarantine.pipeline import Opened, Pipeline, Rules
 from ops.replay.replacement import replace_object
+from tests.functional.rollups import bring_up_to_date, stop_refreshing
 from tests.stamping import STAMP, STAMPS
 
 NOW = datetime.now(UTC).replace(microsecond=0)
@@ -44,20 +46,6 @@ COUNTS = {
     "last_seq": "max(seq)",
 }
 _keys = count(1)
-
-
-def is_community(connection: psycopg.Connection) -> bool:
-    row = connection.execute("SELECT current_setting('timescaledb.license')").fetchone()
-    return row == ("timescale",)
-
-
-def bring_up_to_date(connection: psycopg.Connection) -> Done:
-    """What runs by itself every minute: on the Community edition the database's own job, then the maintenance function."""
-    if is_community(connection):
-        connection.execute("CALL rollup.refresh_touched()")
-    with psycopg.connect(connection.info.dsn, password=connection.info.password, autocommit=True) as own:
-        own.execute("SET ROLE iot_loader")
-        return maintain(own)
 
 
 def line(device: str, readings: list[dict[str, Any]]) -> bytes:
@@ -141,11 +129,7 @@ def assert_exact(connection: psycopg.Connection) -> None:
 
 @pytest.fixture
 def store(connection: psycopg.Connection) -> Store:
-    if is_community(connection):
-        # The test says when; the job would do the same half a minute later.
-        connection.execute(
-            "SELECT delete_job(job_id) FROM timescaledb_information.jobs WHERE proc_name = 'refresh_touched'"
-        )
+    stop_refreshing(connection)
     return Store(connection)
 
 

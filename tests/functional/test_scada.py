@@ -10,7 +10,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.functional.consumer_database import DEVICES, HOUR, MINUTES, fill, migrated_database
+from tests.databases import migrated_database
+from tests.functional.consumer_database import DEVICES, HOUR, MINUTES, fill
 
 LAST = HOUR + timedelta(minutes=MINUTES - 1)
 METRICS = ("temperature", "humidity", "pressure", "battery")

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 from psycopg import errors
 
-from lambdas.maintenance.work import maintain
+from tests.functional.rollups import bring_up_to_date
 
 NOW = datetime.now(UTC)
 MIDNIGHT = datetime(NOW.year, NOW.month, NOW.day, tzinfo=UTC)
@@ -18,17 +18,13 @@ MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
 
 def store(connection: psycopg.Connection, values: Mapping[datetime, float | None]) -> None:
     """Temperatures of the device `d`, in the rollups too."""
-    community = connection.execute("SELECT current_setting('timescaledb.license')").fetchone() == ("timescale",)
     with connection.cursor() as cursor:
         cursor.executemany(
             "INSERT INTO telemetry (device_id, timestamp, seq, temperature, quality, object_id) VALUES ('d', %s, %s, %s, 0, 1)",
             [(at, n, value) for n, (at, value) in enumerate(values.items())],
         )
         cursor.executemany("INSERT INTO ingest.touched (first, last) VALUES (%s, %s)", [(at, at) for at in values])
-    if community:
-        connection.execute("CALL rollup.refresh_touched()")
-    else:
-        maintain(connection)
+    bring_up_to_date(connection)
 
 
 def ask(connection: psycopg.Connection, function: str, *parameters: Any) -> list[tuple[Any, ...]]:
@@ -69,6 +65,15 @@ def test_what_has_no_slope(connection: psycopg.Connection) -> None:
             "temperature", start + 5 * HOUR, start + 6 * HOUR,
         )  # fmt: skip
         assert ask(connection, "moving_average", *nothing, HOUR, 2) == []
+
+
+def test_a_single_bucket_has_no_slope_whatever_rounding_leaves(connection: psycopg.Connection) -> None:
+    start = NOW - 3 * HOUR
+    store(connection, {start + timedelta(seconds=second): 7.1 for second in range(11)})
+    for minutes in range(1, 40):
+        assert ask(connection, "trend_slope", "d", "temperature", start - minutes * MINUTE, start + MINUTE) == [
+            (None, None, 11)
+        ]
 
 
 def test_a_moving_average_looks_back_in_time_and_weighs(connection: psycopg.Connection) -> None:

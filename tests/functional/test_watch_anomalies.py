@@ -13,8 +13,8 @@ from lambdas.shared.touched import Touched
 from lambdas.watch import anomalies
 from lambdas.watch.stuck import stuck
 from tests.functional import test_anomalies
+from tests.functional.rollups import bring_up_to_date, stop_refreshing
 from tests.functional.test_anomalies import episodes, spike
-from tests.functional.test_rollups import bring_up_to_date
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 MINUTE = timedelta(minutes=1)
@@ -31,8 +31,7 @@ def _now() -> None:
 @pytest.fixture
 def loader(connection: psycopg.Connection, database_dsn: str) -> Iterator[psycopg.Connection]:
     """As the watch has it: with the loader's rights and no more."""
-    jobs = "SELECT delete_job(job_id) FROM timescaledb_information.jobs WHERE proc_name = 'refresh_touched'"
-    connection.execute(jobs)  # what it would do, the tests do when they want it
+    stop_refreshing(connection)
     with psycopg.connect(database_dsn, autocommit=True) as opened:
         opened.execute("SET ROLE iot_loader")
         yield opened

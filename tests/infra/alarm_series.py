@@ -77,6 +77,7 @@ WELL: Values = {
     "rule-errors-dlq.ApproximateNumberOfMessagesVisible": 0,
     "loader.Rows": 60_000,
     "loader.ReadingsChecked": 60_000,
+    "loader.DetectionFaults": 0,
     "loader.ObjectsRejected": 0,
     "loader.DatabaseUnreachable": 0,
     "loader-function.Errors": 0,
@@ -207,6 +208,7 @@ FAULTS: Mapping[str, Fault] = {
 _NOTHING_LOADED: Values = {
     "loader.Rows": None,
     "loader.ReadingsChecked": None,
+    "loader.DetectionFaults": None,
     "loader.ObjectsRejected": None,
     "watch.LatencySeconds": None,
     "watch.AnomalyDetectionSeconds": None,
@@ -308,6 +310,7 @@ INCIDENTS: Mapping[str, tuple[str, Fault]] = {
             },
         ),
     ),
+    "the detection fails on some readings": ("detection-not-running", Fault({"loader.DetectionFaults": 3})),
     "the watch is broken": ("watch-silent", Fault(FAULTS["watch-silent"].values | {"watch-function.Errors": 1})),
     "a query of the watch fails": (
         "watch-errors",

@@ -386,8 +386,8 @@ def test_alarms_by_the_metrics_they_look_at() -> None:
             Board={"Type": "AWS::CloudWatch::Dashboard", "Properties": {}},
         ),
     )
-    # The loader's twelve metrics, three alarm metrics, one of high resolution, a composite alarm, a dashboard.
-    assert bill.of("CloudWatch") == pytest.approx(12 * 0.30 + 3 * 0.10 + 0.30 + 0.50 + 3.00)
+    # The loader's thirteen metrics, three alarm metrics, one of high resolution, a composite alarm, a dashboard.
+    assert bill.of("CloudWatch") == pytest.approx(13 * 0.30 + 3 * 0.10 + 0.30 + 0.50 + 3.00)
 
 
 def test_logs_are_paid_going_in_and_while_they_stay() -> None:

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from dashboards.macros import (
+from dashboards.reading.macros import (
     Fill,
     MacroError,
     TimeRange,

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from dashboards.macros import Fill
 from dashboards.preview.data import (
     Annotations,
     Chip,
@@ -27,6 +26,7 @@ from dashboards.preview.data import (
 from dashboards.preview.frames import milliseconds, series_frame, table_frame
 from dashboards.preview.page import embedded, render, write
 from dashboards.preview.ranges import Range, given
+from dashboards.reading.macros import Fill
 from ops.errors import UserError
 from tests.preview_page import assert_is_self_contained, panels, parsed
 
@@ -236,6 +236,26 @@ def test_units(tmp_path: Path) -> None:
     drawn = [each for each in panels(page) if each["theme"] == "light"][len(PANELS) :]
     texts = [each["model"]["items"][0]["display"]["text"] for each in drawn]
     assert texts == [text for _, _, text in UNITS]
+
+
+def test_an_axis_is_the_range_and_what_never_changes_has_labels_that_differ(tmp_path: Path) -> None:
+    begin, end = TIMES[0], TIMES[-1]
+    bars = {"defaults": {"custom": {"drawStyle": "bars"}}}
+    alone = series_frame("A", ["time", "one", "two", "three"], [(NOW, 5, 6, 7)])
+    flat = series_frame(
+        "A", ["time", "n"], [(NOW - timedelta(minutes=n), 62.18000030517578 + n * 1e-7) for n in (3, 2, 1)]
+    )
+    extra = [
+        ({"type": "timeseries", "fieldConfig": bars}, PanelResult(begin, end, [alone])),
+        ({"type": "timeseries", "fieldConfig": {"defaults": {"unit": "percent"}}}, PanelResult(begin, end, [flat])),
+    ]
+    page = tmp_path / "page.html"
+    write(render(data(extra)), page)
+    lone_bars, unchanged = [each for each in panels(page) if each["theme"] == "light"][len(PANELS) :]
+    assert lone_bars["extent"] == pytest.approx([begin, end], abs=(end - begin) / 50)
+    labels = [text for text in unchanged["texts"] if text.endswith("%")]
+    assert len(labels) >= 2
+    assert len(set(labels)) == len(labels)
 
 
 def test_a_page_that_cannot_be_written_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ops.errors import UserError
-from ops.quarantine.items import KINDS, Filter, Item, ItemId, parse_filter, parse_id, parse_time
-from ops.quarantine.view import printable
+from ops.quarantine.items import KINDS, Filter, Item, ItemId, parse_filter, parse_id
+from ops.terminal import printable
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 
@@ -43,29 +43,6 @@ def test_no_text_breaks_the_reading_of_an_id(text: str) -> None:
     except UserError:
         return
     assert kind in KINDS
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("2026-11-20", datetime(2026, 11, 20, tzinfo=UTC)),
-        ("2026-11-20T08:30", datetime(2026, 11, 20, 8, 30, tzinfo=UTC)),
-        ("2026-11-20T08:30:00+02:00", datetime(2026, 11, 20, 6, 30, tzinfo=UTC)),
-        ("2026-11-20T08:30:00Z", datetime(2026, 11, 20, 8, 30, tzinfo=UTC)),
-        ("90m", datetime(2026, 11, 21, 10, 30, tzinfo=UTC)),
-        ("2d", datetime(2026, 11, 19, 12, 0, tzinfo=UTC)),
-    ],
-)
-def test_times(text: str, expected: datetime) -> None:
-    at = parse_time(text, "--from", NOW)
-    assert at == expected
-    assert at.utcoffset() is not None
-
-
-@pytest.mark.parametrize("text", ["yesterday", "2026-13-01", "999999d", "6 h", "-2d", "0001-01-01T00:00+10:00"])
-def test_a_bad_time_is_one_line(text: str) -> None:
-    with pytest.raises(UserError, match=r"--from .*: no time; use ISO 8601"):
-        parse_time(text, "--from", NOW)
 
 
 def options(**given: Any) -> Filter:

@@ -9,35 +9,9 @@ from hypothesis import strategies as st
 from infra.names import RAW_PREFIX
 from lambdas.shared.listing import EVERYTHING, hour_prefixes
 from ops.errors import UserError
-from ops.replay.span import parse_span, parse_time
+from ops.replay.span import parse_span
 
 NOW = datetime(2026, 11, 21, 12, 34, 56, tzinfo=UTC)
-
-
-@pytest.mark.parametrize(
-    ("written", "meant"),
-    [
-        ("now", NOW),
-        ("-2h", NOW - timedelta(hours=2)),
-        ("-90m", NOW - timedelta(minutes=90)),
-        ("-1.5d", NOW - timedelta(hours=36)),
-        ("-1w", NOW - timedelta(days=7)),
-        ("2026-11-21T10:00Z", datetime(2026, 11, 21, 10, tzinfo=UTC)),
-        ("2026-11-21T10:00+02:00", datetime(2026, 11, 21, 8, tzinfo=UTC)),
-        ("2026-11-21T10:00", datetime(2026, 11, 21, 10, tzinfo=UTC)),
-        ("2026-11-21", datetime(2026, 11, 21, tzinfo=UTC)),
-    ],
-)
-def test_times_are_absolute_or_relative(written: str, meant: datetime) -> None:
-    assert parse_time(written, "--from", NOW) == meant
-
-
-@pytest.mark.parametrize(
-    "written", ["", "2h", "-2", "-2y", "yesterday", "2026-13-01", "-99999999w", "0001-01-01T00:00+14:00"]
-)
-def test_what_is_no_time_is_one_line(written: str) -> None:
-    with pytest.raises(UserError, match="--from"):
-        parse_time(written, "--from", NOW)
 
 
 def test_a_span_is_widened_to_whole_hours() -> None:

@@ -66,8 +66,8 @@
     if (whole && !SCALED.test(config.unit || "")) axis.minInterval = 1;
     if (axis.min === undefined && custom.axisSoftMin !== undefined && custom.axisSoftMin !== null && custom.axisSoftMin <= low) axis.min = custom.axisSoftMin;
     if (axis.max === undefined && custom.axisSoftMax !== undefined && custom.axisSoftMax !== null && custom.axisSoftMax >= high) axis.max = custom.axisSoftMax;
-    // A count that never changes would else fill the axis with fractions of itself.
-    if (low === high) {
+    // What never changes (but for the last bits of an average) would else fill the axis with fractions of itself.
+    if (high - low <= Math.abs(high) * 1e-6) {
       const free = axis.min === undefined;
       if (free) axis.min = low >= 0 ? Math.max(0, Math.floor(low - Math.max(1, low * 0.1))) : undefined;
       if (free && axis.max === undefined) axis.max = Math.ceil(high + Math.max(1, Math.abs(high) * 0.1));

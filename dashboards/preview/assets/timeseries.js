@@ -56,6 +56,14 @@
     return field.times.map((time, index) => [time, field.values[index]]);
   }
 
+  const LONE_BAR_PIXELS = 8;
+
+  /** A lone bar with an empty place beside it: ECharts takes the distance of bars for their slot, and widens the axis by it. */
+  function barsOf(field) {
+    const points = pointsOf(field);
+    return field.times.length === 1 ? [[field.times[0] - intervalOf(field), null], ...points] : points;
+  }
+
   function seriesOf(field, shown, axis, lowerNames, theme, context) {
     const { custom } = field.config;
     const color = seriesColor(field, theme);
@@ -68,7 +76,7 @@
     };
     if (style === "bars") {
       const slot = (Math.max(60, context.width - 70) * intervalOf(field)) / (context.to - context.from);
-      return [{ ...common, type: "bar", barMaxWidth: 28, barMinWidth: 1, barWidth: Math.max(1, Math.min(28, slot * 0.8 / (isStacked(field) ? 1 : shown.length))), itemStyle: { opacity: 0.9 } }];
+      return [{ ...common, data: barsOf(field), type: "bar", barMaxWidth: 28, barMinWidth: 1, barWidth: field.times.length === 1 ? LONE_BAR_PIXELS : Math.max(1, Math.min(28, slot * 0.8 / (isStacked(field) ? 1 : shown.length))), itemStyle: { opacity: 0.9 } }];
     }
     if (style === "points") return [{ ...common, type: "scatter", symbolSize: custom.pointSize || 5 }];
     const step = { stepBefore: "start", stepAfter: "end" }[custom.lineInterpolation];

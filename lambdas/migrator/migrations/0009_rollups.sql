@@ -6,13 +6,16 @@ CREATE TABLE ingest.settings (
     chunk_hours           integer NOT NULL DEFAULT 24   CHECK (chunk_hours > 0),
     compress_after_days   integer NOT NULL DEFAULT 7    CHECK (compress_after_days > 0),
     retention_days        integer NOT NULL DEFAULT 365  CHECK (retention_days > 0),
-    rollup_retention_days integer NOT NULL DEFAULT 1825 CHECK (rollup_retention_days >= retention_days)
+    rollup_retention_days integer NOT NULL DEFAULT 1825 CHECK (rollup_retention_days >= retention_days),
+    applied_at            timestamptz
 );
 COMMENT ON TABLE ingest.settings IS 'One row; after changing it by hand call ingest.apply_settings()';
 COMMENT ON COLUMN ingest.settings.chunk_hours IS 'of chunks made from now on';
 COMMENT ON COLUMN ingest.settings.compress_after_days IS 'Community edition only';
 COMMENT ON COLUMN ingest.settings.retention_days IS 'of readings, and of their rollup by the minute';
 COMMENT ON COLUMN ingest.settings.rollup_retention_days IS 'of rollups by the hour, day and week';
+COMMENT ON COLUMN ingest.settings.applied_at IS
+    'the last time that somebody called ingest.apply_settings(); NULL: what is here is nobody''s wish yet, and nothing is dropped';
 INSERT INTO ingest.settings DEFAULT VALUES;
 
 -- A rollup is made of all devices in a span of time, and the unique index begins with the device. What is stored lies
@@ -61,6 +64,13 @@ COMMENT ON TABLE rollup.pending IS 'Community edition: buckets to be refreshed, 
 CREATE FUNCTION rollup.grace() RETURNS interval LANGUAGE sql IMMUTABLE AS $$ SELECT interval '2 minutes' $$;
 COMMENT ON FUNCTION rollup.grace() IS
     'How long after its end a bucket is still computed as it is read (Community edition): most readings are there by then';
+
+CREATE FUNCTION rollup.kept_since() RETURNS timestamptz LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+    AS $$
+    SELECT CASE WHEN applied_at IS NULL THEN '-infinity' ELSE now() - make_interval(days => retention_days) END
+    FROM ingest.settings
+    $$;
+COMMENT ON FUNCTION rollup.kept_since() IS 'Readings before that may have been dropped';
 
 CREATE VIEW rollup.waiting AS
 SELECT touched_at AS since FROM ingest.touched
@@ -173,7 +183,7 @@ BEGIN
     -- What is marked from here on has other ids, and readings that the statements below may or may not see.
     SELECT array_agg(touched_id) INTO marks FROM ingest.touched WHERE first >= hour AND first < hour + interval '1 hour';
     -- What the readings were is no longer known where they have expired: what was made of them stays.
-    IF hour >= (SELECT now() - make_interval(days => retention_days) - interval '1 hour' FROM ingest.settings) THEN
+    IF hour >= rollup.kept_since() - interval '1 hour' THEN
         SELECT array_agg(device_id), array_agg(span_begin), array_agg(span_end) INTO devices, begins, ends FROM (
             SELECT device_id, date_trunc('minute', min(first), 'UTC') AS span_begin,
                    date_trunc('minute', max(last), 'UTC') + interval '1 minute' AS span_end
@@ -234,7 +244,6 @@ CREATE PROCEDURE rollup.refresh_touched(job_id integer DEFAULT NULL, config json
     AS $$
 DECLARE
     each    rollup.levels;
-    kept    timestamptz;
     begins  timestamptz[];
     ends    timestamptz[];
     bounded constant integer := 60;
@@ -252,8 +261,7 @@ BEGIN
     FROM taken, generate_series(date_trunc('minute', first, 'UTC'), last, interval '1 minute') minute GROUP BY minute
     ON CONFLICT (level, bucket) DO UPDATE SET since = least(known.since, excluded.since);
     -- Where the readings have expired, what was made of them stays.
-    SELECT now() - make_interval(days => retention_days) - interval '1 hour' INTO kept FROM ingest.settings;
-    DELETE FROM rollup.pending WHERE level = 1 AND bucket < kept;
+    DELETE FROM rollup.pending WHERE level = 1 AND bucket < rollup.kept_since();
     COMMIT;
     FOR each IN SELECT * FROM rollup.levels ORDER BY level LOOP
         -- Buckets that follow each other are refreshed at once, the oldest first: what is newer is computed when it is read.
@@ -302,6 +310,9 @@ BEGIN
         RETURN 0;
     END IF;
     SELECT * INTO settings FROM ingest.settings;
+    IF settings.applied_at IS NULL THEN
+        RETURN 0;
+    END IF;
     IF current_setting('timescaledb.license') <> 'timescale' THEN
         SELECT count(*) INTO dropped FROM drop_chunks('public.telemetry', now() - make_interval(days => settings.retention_days));
     END IF;
@@ -328,13 +339,13 @@ CREATE FUNCTION rollup.take_recomputed() RETURNS bigint LANGUAGE sql SECURITY DE
     $$;
 COMMENT ON FUNCTION rollup.take_recomputed() IS 'How many buckets were computed since the last call';
 
-CREATE FUNCTION ingest.apply_settings() RETURNS void
+CREATE FUNCTION ingest.apply_settings(asked boolean DEFAULT true) RETURNS void
     LANGUAGE plpgsql SET search_path = public, pg_temp
     AS $$
 DECLARE
     settings ingest.settings;
 BEGIN
-    SELECT * INTO settings FROM ingest.settings;
+    UPDATE ingest.settings SET applied_at = CASE WHEN asked THEN clock_timestamp() END RETURNING * INTO settings;
     PERFORM set_chunk_time_interval('public.telemetry', make_interval(hours => settings.chunk_hours));
     IF current_setting('timescaledb.license') = 'timescale' THEN
         CALL remove_columnstore_policy('public.telemetry', if_exists => true);
@@ -342,10 +353,13 @@ BEGIN
         CALL remove_columnstore_policy('rollup.minutes', if_exists => true);
         CALL add_columnstore_policy('rollup.minutes', after => make_interval(days => settings.compress_after_days + 7));
         PERFORM remove_retention_policy('public.telemetry', if_exists => true);
-        PERFORM add_retention_policy('public.telemetry', make_interval(days => settings.retention_days));
+        IF asked THEN
+            PERFORM add_retention_policy('public.telemetry', make_interval(days => settings.retention_days));
+        END IF;
     END IF;
 END $$;
-COMMENT ON FUNCTION ingest.apply_settings() IS 'Makes what ingest.settings says so';
+COMMENT ON FUNCTION ingest.apply_settings(boolean) IS
+    'Makes what ingest.settings says so; where nobody asked for it (false), all but the retention';
 
 DO $$
 BEGIN
@@ -363,7 +377,8 @@ BEGIN
         PERFORM add_job('rollup.refresh_touched', interval '30 seconds');
     END IF;
 END $$;
-SELECT ingest.apply_settings();
+-- A policy would run at once, and with the defaults drop what a longer retention keeps, before the migrator has said so.
+SELECT ingest.apply_settings(false);
 
 -- What was there before this migration.
 INSERT INTO ingest.touched (first, last)
@@ -372,8 +387,8 @@ FROM timescaledb_information.chunks, generate_series(range_start, range_end - in
 WHERE hypertable_schema = 'public' AND hypertable_name = 'telemetry';
 
 -- The loader marks; the maintenance function logs in as the loader.
-REVOKE EXECUTE ON FUNCTION rollup.recompute_next(), rollup.drop_expired(), rollup.take_recomputed(), ingest.apply_settings()
-    FROM PUBLIC;
+REVOKE EXECUTE ON FUNCTION rollup.recompute_next(), rollup.drop_expired(), rollup.take_recomputed(), rollup.kept_since(),
+    ingest.apply_settings(boolean) FROM PUBLIC;
 REVOKE EXECUTE ON PROCEDURE rollup.refresh_touched(integer, jsonb) FROM PUBLIC;
 GRANT USAGE ON SCHEMA rollup TO iot_loader;
 GRANT INSERT, SELECT ON ingest.touched TO iot_loader;

@@ -240,15 +240,16 @@ CREATE FUNCTION trend_slope(device text, metric text, "from" timestamptz, "to" t
         SELECT extract(epoch FROM s.bucket - "from")::double precision / 86400 AS x, s.average AS y, s.readings AS n
         FROM public.metric_series(device, metric, "from", "to") s
     ), centre AS (
-        SELECT sum(n) AS readings, sum(n * x) / sum(n) AS x, sum(n * y) / sum(n) AS y FROM points
+        SELECT sum(n) AS readings, sum(n * x) / sum(n) AS x, sum(n * y) / sum(n) AS y, count(*) AS buckets FROM points
     ), moments AS (
-        SELECT sum(n * (p.x - c.x) ^ 2) AS xx, sum(n * (p.x - c.x) * (p.y - c.y)) AS xy, sum(n * (p.y - c.y) ^ 2) AS yy
-        FROM points p CROSS JOIN centre c
+        -- Of a single bucket nothing but what rounding leaves.
+        SELECT CASE WHEN c.buckets > 1 THEN sum(n * (p.x - c.x) ^ 2) END AS xx, sum(n * (p.x - c.x) * (p.y - c.y)) AS xy, sum(n * (p.y - c.y) ^ 2) AS yy
+        FROM points p CROSS JOIN centre c GROUP BY c.buckets
     )
     SELECT m.xy / nullif(m.xx, 0),
            CASE WHEN m.xx > 0 THEN CASE WHEN m.yy > 0 THEN least(1, m.xy ^ 2 / (m.xx * m.yy)) ELSE 1 END END,
            c.readings::bigint
-    FROM centre c CROSS JOIN moments m WHERE c.readings IS NOT NULL
+    FROM centre c CROSS JOIN moments m
     $$;
 COMMENT ON FUNCTION trend_slope(text, text, timestamptz, timestamptz) IS
     'The straight line of least squares through the averages of metric_series, weighted by readings: its slope in units per day, and the share of their variance that it explains (r2; 1 when there is none). No row without readings; NULL for a single bucket';

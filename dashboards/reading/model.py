@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from ops.errors import UserError
 
-JSON_FOLDER = Path(__file__).parent / "json"
+JSON_FOLDER = Path(__file__).parents[1] / "json"
 ALL = "$__all"
 """The value that Grafana writes where All is selected."""
 Format = Literal["time_series", "table"]

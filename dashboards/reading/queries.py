@@ -15,9 +15,20 @@ from typing import Any
 
 import psycopg
 
-from dashboards.macros import Expanded, Fill, MacroError, TimeRange, Value, choose_interval, parse_interval
-from dashboards.macros import expand as expand_macros
-from dashboards.model import ALL, JSON_FOLDER, Annotation, Dashboard, Format, Panel, Target, Variable, load, load_all
+from dashboards.reading.macros import Expanded, Fill, MacroError, TimeRange, Value, choose_interval, parse_interval
+from dashboards.reading.macros import expand as expand_macros
+from dashboards.reading.model import (
+    ALL,
+    JSON_FOLDER,
+    Annotation,
+    Dashboard,
+    Format,
+    Panel,
+    Target,
+    Variable,
+    load,
+    load_all,
+)
 from ops.errors import UserError
 
 __all__ = [

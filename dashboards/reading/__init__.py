@@ -1,0 +1,1 @@
+"""From dashboards' JSON, whoever wrote it, to the SQL that Grafana would send for it."""
