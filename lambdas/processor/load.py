@@ -210,9 +210,12 @@ class Pass:
             copy.write(HEADER)
             for block in blocks:
                 copy.write(b"".join(self._encode(block, limits)))
-                if detection is not None and detection.waits:
-                    more = True
-                    break
+                if detection is not None:
+                    # Now, because the server has something to do meanwhile.
+                    detection.judge()
+                    if detection.waits:
+                        more = True
+                        break
             copy.write(TRAILER)
             if not more:
                 self.latest.encode()
@@ -235,7 +238,7 @@ class Pass:
             self.latest.clean(clean)
             self.findings.clean(clean.device_id)
             if detection is not None:
-                detection.clean(clean.device_id, clean.times, clean.readings)
+                detection.note(clean)
             self._touched.add_all(clean.device_id, clean.times, clean.first, clean.last)
         return data
 
@@ -254,7 +257,7 @@ class Pass:
             else:
                 self._refused.add(item)
         if rows and self._detection is not None:
-            self._detection.rows(rows)
+            self._detection.note_rows(rows)
         return [self._encoder.row(row) for row in rows]
 
     def _count(self, rows: int, first: int, last: int) -> None:

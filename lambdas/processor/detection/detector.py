@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 import psycopg
 
-from lambdas.processor.clean import Reading
+from lambdas.processor.clean import Encoded, Reading
 from lambdas.processor.detection.findings import Findings
 from lambdas.processor.detection.usual import Device, Found, Usual, observe
 from lambdas.processor.parse import Row
@@ -76,6 +76,7 @@ class Detection:
         self._findings = findings
         self._now = now
         self._working: dict[str, Device] = {}
+        self._noted: list[Encoded | Sequence[Row]] = []
         self._deferred: list[tuple[str, Sequence[int], Sequence[Sequence[float | None]]]] = []
         self._deferred_readings = 0
         self._unknown: set[str] = set()
@@ -91,8 +92,24 @@ class Detection:
         """Whether so much waits for what is usual to be read that it should be read now."""
         return self._deferred_readings >= _MOST_DEFERRED_READINGS
 
-    def clean(self, device_id: str, times: Sequence[int], readings: Sequence[Reading]) -> None:
-        """Judges a message of the fast path."""
+    def note(self, message: Encoded) -> None:
+        """Takes note of a message of the fast path, to be judged with the next ones."""
+        self._noted.append(message)
+
+    def note_rows(self, rows: Sequence[Row]) -> None:
+        """Takes note of the rows of one line, which are of one device."""
+        self._noted.append(rows)
+
+    def judge(self) -> None:
+        """Judges what was noted, in that order."""
+        noted, self._noted = self._noted, []
+        for each in noted:
+            if isinstance(each, Encoded):
+                self._clean(each.device_id, each.times, each.readings)
+            else:
+                self._rows(each)
+
+    def _clean(self, device_id: str, times: Sequence[int], readings: Sequence[Reading]) -> None:
         try:
             columns = (
                 [reading.temperature for reading in readings],
@@ -111,8 +128,8 @@ class Detection:
         except Exception as error:  # whatever is wrong here, the readings are stored
             self._fault(device_id, error)
 
-    def rows(self, rows: Sequence[Row]) -> None:
-        """Judges the rows of one line, which are of one device; values out of range are no part of what is usual."""
+    def _rows(self, rows: Sequence[Row]) -> None:
+        """Values out of range are no part of what is usual."""
         device_id = rows[0].device_id
         try:
             times = [(row.timestamp - _EPOCH) // _MILLISECOND for row in rows]
