@@ -11,7 +11,7 @@ from psycopg import errors
 
 from tests.functional.rollups import bring_up_to_date
 
-NOW = datetime.now(UTC)
+NOW = datetime.now(UTC).replace(second=0, microsecond=0)
 MIDNIGHT = datetime(NOW.year, NOW.month, NOW.day, tzinfo=UTC)
 MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
 
