@@ -78,6 +78,51 @@ def anomalies(
     _write(figures, json_file)
 
 
+@app.command()
+def pipeline(
+    devices: Annotated[int, typer.Option(help="Simulated devices.", min=1)] = 1_000,
+    rate: Annotated[
+        float | None, typer.Option(help="Readings per second; without it the highest is looked for.", min=1)
+    ] = None,
+    seconds: Annotated[float, typer.Option(help="How long each rate is held, in seconds.", min=2, max=3600)] = 20.0,
+    json_file: JsonFile = None,
+) -> None:
+    """The whole local stack: the highest rate without one reading missing, and what limits it (about four minutes)."""
+    from bench import pipeline as benchmark
+
+    figures = benchmark.run(devices, rate, seconds, console)
+    _write(figures, json_file)
+    if figures["missing"]:
+        raise typer.Exit(1)
+
+
+@app.command()
+def oracle(
+    readings: Annotated[int, typer.Option(help="Readings of one run in envelopes.", min=50_000)] = 1_000_000,
+    rounds: Annotated[int, typer.Option(help="Runs without and with it, in turn.", min=1, max=99)] = 5,
+    json_file: JsonFile = None,
+) -> None:
+    """What recording the ground truth costs a run, and its bytes per reading (about a minute and a half)."""
+    from bench import oracle as benchmark
+
+    figures = benchmark.run(readings, rounds, console)
+    _write(figures, json_file)
+
+
+@app.command()
+def simulator(
+    devices: Annotated[
+        int | None, typer.Option(help="Devices; without it 1, 100, 1,000 and 10,000.", min=1, max=10_000)
+    ] = None,
+    json_file: JsonFile = None,
+) -> None:
+    """The simulator's rate beside MQTT.js and beside what mosquitto can take (about five minutes)."""
+    from bench import simulator as benchmark
+
+    figures = benchmark.run(devices, console)
+    _write(figures, json_file)
+
+
 def _write(figures: Mapping[str, Any], path: Path | None) -> None:
     if path is not None:
         path.write_text(json.dumps(figures, indent=2) + "\n")

@@ -25,6 +25,7 @@ from infra.network import FunctionNetwork
 from infra.pipeline.bucket import raw_bucket
 from infra.pipeline.devices import device_registry
 from infra.pipeline.rule import stamp_secret, telemetry_rule
+from infra.pipeline.status_rule import status_rule
 from infra.pipeline.stream import raw_stream
 from infra.settings import Settings
 
@@ -53,6 +54,7 @@ class IngestStack(Stack):
         self._removal = removal_policy(settings)
 
         device_registry(self, self._names)
+        status_rule(self, self._names)
         object_queue, object_dead_letters = self._object_queue()
         bucket = raw_bucket(self, settings=settings, key=key, access_logs=access_logs, object_queue=object_queue)
         self.bucket, self.object_queue = bucket, object_queue

@@ -42,6 +42,16 @@ class Names:
         return f"$aws/rules/{self.rule}/{self.topic}"
 
     @property
+    def status_rule(self) -> str:
+        """The IoT rule that hands last wills to shadows."""
+        return "DeviceStatusToShadow" + self.suffix.replace("-", "_")
+
+    @property
+    def status_topic(self) -> str:
+        """Topic to which a device appends its own name, for its last will."""
+        return f"iot/status{self.suffix}"
+
+    @property
     def thing_type(self) -> str:
         """The thing type of every device."""
         return "IoTDevice" + self.suffix

@@ -9,13 +9,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Any, LiteralString
 
-import msgspec
 import psycopg
 
 from infra.names import RAW_PREFIX
+from ops.audit.lines import count_readings
+from ops.audit.waiting import queue_depth
 
 SeqRange = tuple[int, int]
 
@@ -90,7 +90,7 @@ def wait_until_drained(
     while True:
         loaded = _ledger_keys(pipeline, start)
         waiting = _new_keys(pipeline, start) - loaded
-        messages = _queue_depth(pipeline.sqs, pipeline.rule_errors)
+        messages = queue_depth(pipeline.sqs, pipeline.rule_errors)
         readings = pipeline.undelivered() + sum(_count(pipeline, key, counts) for key in waiting)
         if not waiting and not messages and not readings:
             return True
@@ -196,38 +196,8 @@ def _ledger_keys(pipeline: Pipeline, start: Before) -> set[str]:
     return {row[0] for row in rows}
 
 
-def _queue_depth(sqs: Any, url: str) -> int:
-    names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
-    attributes = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=names)["Attributes"]
-    return sum(int(attributes[name]) for name in names)
-
-
 def _count(pipeline: Pipeline, key: str, counts: dict[str, int]) -> int:
     if key not in counts:
         body = pipeline.s3.get_object(Bucket=pipeline.bucket, Key=key)["Body"].read()
         counts[key] = count_readings(gzip.decompress(body) if key.endswith(".gz") else body)
     return counts[key]
-
-
-def count_readings(lines: bytes) -> int:
-    """Readings in NDJSON: each line is one, or an envelope of several; a line that is no JSON is one as well."""
-    total = 0
-    for line in lines.splitlines():
-        try:
-            message = msgspec.json.decode(line)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            message = None
-        readings = message.get("readings") if isinstance(message, dict) else None
-        total += len(readings) if isinstance(readings, list) and readings else 1
-    return total
-
-
-def spooled_readings(folder: Path) -> int:
-    """Readings that the local Firehose process has taken in and not delivered."""
-    total = 0
-    for file in [*folder.glob("*/*.open"), *folder.glob("*/*.batch")]:
-        try:
-            total += count_readings(file.read_bytes())
-        except FileNotFoundError:  # renamed or delivered in the meantime
-            continue
-    return total

@@ -173,6 +173,7 @@ def _add_rooms() -> None:
     from bench.cli import app as bench_app
     from certs.cli import app as certs_app
     from ops.anomalies.cli import app as anomalies_app
+    from ops.audit.cli import audit
     from ops.cost.cli import cost
     from ops.dashboards.cli import app as dashboards_app
     from ops.devices.cli import app as devices_app
@@ -180,6 +181,7 @@ def _add_rooms() -> None:
     from ops.quality.cli import quality
     from ops.quarantine.cli import app as quarantine_app
     from ops.replay.cli import rebuild, replay
+    from ops.slo.cli import slo
     from simulator.cli import simulate
 
     app.add_typer(anomalies_app, name="anomalies", help="What was found wrong with readings: list, show, resolve.")
@@ -189,11 +191,13 @@ def _add_rooms() -> None:
     app.add_typer(devices_app, name="devices", help="The registry of devices and sites: import, list, show, update.")
     app.add_typer(quarantine_app, name="quarantine", help="What was refused: list, show, redrive, discard.")
     app.command()(simulate)
+    app.command()(audit)
     app.command()(cost)
     app.command()(export)
     app.command()(quality)
     app.command()(replay)
     app.command()(rebuild)
+    app.command()(slo)
 
 
 def main() -> None:

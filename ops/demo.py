@@ -16,6 +16,7 @@ from local import emulator, timescaledb
 from local.session import AwsSession, emulator_session
 from local.state import State
 from ops import balance
+from ops.audit.waiting import spooled_readings
 from ops.aws import outputs
 from ops.balance import Balance, Pipeline
 from ops.dashboards.preview import default_path, failure_lines, reader, write_preview
@@ -62,7 +63,7 @@ def pipeline(aws: AwsSession, state: State) -> Pipeline:
         bucket=deployed["BucketName"],
         rule_errors=deployed["RuleErrorQueueUrl"],
         database=database("local", application_name="fleet demo"),
-        undelivered=lambda: balance.spooled_readings(LOCAL / "firehose" / "spool"),
+        undelivered=lambda: spooled_readings(LOCAL / "firehose" / "spool"),
     )
 
 

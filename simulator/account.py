@@ -1,8 +1,10 @@
 """The books of a run: a reading is generated, then published, buffered or dropped; a message is acknowledged or not."""
 
-from simulator.envelope import Message
+from simulator.envelope import Message, MessageKind
 from simulator.latency import LatencyHistogram
 from simulator.report import Counts
+
+_TELEMETRY, _DUPLICATE = int(MessageKind.TELEMETRY), int(MessageKind.DUPLICATE)
 
 
 class Account:
@@ -17,6 +19,9 @@ class Account:
         self.readings_dropped = 0
         self.messages_published = 0
         self.messages_acknowledged = 0
+        self.duplicates_published = 0
+        self.malformed_published = 0
+        self.malformed_acknowledged = 0
         self.publish_failures = 0
         self.retries = 0
         self.bytes = 0
@@ -32,13 +37,21 @@ class Account:
             self.retries += 1
             return
         self.messages_published += 1
-        self.readings_published += message.readings
+        if message.kind == _TELEMETRY:
+            self.readings_published += message.readings
+        elif message.kind == _DUPLICATE:
+            self.duplicates_published += 1
+        else:
+            self.malformed_published += 1
         self.bytes += len(message.payload)
 
     def acknowledged(self, message: Message, seconds: float) -> None:
         """Book an acknowledgement, so many seconds after the attempt."""
         self.messages_acknowledged += 1
-        self.readings_acknowledged += message.readings
+        if message.kind == _TELEMETRY:
+            self.readings_acknowledged += message.readings
+        elif message.kind != _DUPLICATE:
+            self.malformed_acknowledged += 1
         self.latency.add(seconds)
         self._recent_latency.add(seconds)
 
@@ -59,6 +72,9 @@ class Account:
             readings_dropped=self.readings_dropped,
             messages_published=self.messages_published,
             messages_acknowledged=self.messages_acknowledged,
+            duplicates_published=self.duplicates_published,
+            malformed_published=self.malformed_published,
+            malformed_acknowledged=self.malformed_acknowledged,
             publish_failures=self.publish_failures,
             retries=self.retries,
             reconnects=self.reconnects,

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -15,9 +15,14 @@ from rich.console import Console
 from infra.settings import load
 from ops.errors import UserError
 from simulator.config import SimulatorConfig, load_config
-from simulator.console import print_totals, progress_on
+from simulator.console import print_scenarios, print_totals, progress_on
+from simulator.groups import revoked_things
 from simulator.identity import DeviceIdentityLike
+from simulator.ready_made import ready_made, scenario_file
 from simulator.report import RunReport
+
+if TYPE_CHECKING:
+    from simulator.revocation import Revocation
 
 _DEFAULT = SimulatorConfig()
 
@@ -37,9 +42,24 @@ def simulate(
         int | None, typer.Option("--batch", help=f"Readings per message at most. (default: {_DEFAULT.batch})")
     ] = None,
     seed: Annotated[
-        int | None, typer.Option("--seed", help=f"Same seed, same signals. (default: {_DEFAULT.seed})")
+        int | None, typer.Option("--seed", help=f"Same seed, same signals and behaviours. (default: {_DEFAULT.seed})")
     ] = None,
-    config: Annotated[Path | None, typer.Option("--config", help="YAML; see simulator/fleet.example.yaml.")] = None,
+    start: Annotated[
+        str | None,
+        typer.Option("--start", metavar="TIME", help="Time of the first reading, so that two runs are the same bytes."),
+    ] = None,
+    config: Annotated[
+        str | None,
+        typer.Option(
+            "--config",
+            "--scenario",
+            metavar="FILE|NAME",
+            help="A YAML file (see docs/simulator.md), or the name of a ready-made scenario.",
+        ),
+    ] = None,
+    list_scenarios: Annotated[
+        bool, typer.Option("--list-scenarios", help="Show the ready-made scenarios, and do nothing else.")
+    ] = False,
     endpoint: Annotated[
         str | None,
         typer.Option(
@@ -61,9 +81,19 @@ def simulate(
     unthrottled: Annotated[
         bool, typer.Option("--unthrottled", help="Leave AWS's limits per connection aside.")
     ] = False,
+    managed: Annotated[
+        bool, typer.Option("--managed", help="Devices have a shadow and a last will, and take jobs.")
+    ] = False,
+    workers: Annotated[
+        int | None, typer.Option("--workers", help="Processes that share the devices. (default: as many as help)")
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, only the totals.")] = False,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write the account of the run to this file.")
+    ] = None,
+    oracle: Annotated[
+        Path | None,
+        typer.Option("--oracle", metavar="FILE", help="Write each reading and its outcome to this Parquet file."),
     ] = None,
 ) -> None:
     """Simulate a fleet of devices: an identity, a mutual TLS connection and plausible readings each.
@@ -71,8 +101,11 @@ def simulate(
     Ends after --duration or at Ctrl-C, when what is in flight has been acknowledged; a second Ctrl-C ends it at once.
     The exit status is 0 if every reading was acknowledged, else 1.
     """
+    if list_scenarios:
+        print_scenarios(Console(), ready_made())
+        return
     settings = load_config(
-        config,
+        None if config is None else scenario_file(config),
         options={
             "device_count": device_count,
             "interval_seconds": interval,
@@ -83,23 +116,30 @@ def simulate(
             "topic": topic,
             "prefix": prefix,
             "unthrottled": unthrottled or None,
+            "start": start,
+            "managed": managed or None,
+            "workers": workers,
         },
         topic=load(env).names.basic_ingest_topic,
     )
-    if json_file is not None:
-        _check_writable(json_file)
+    for option, file in (("--json", json_file), ("--oracle", oracle)):
+        if file is not None:
+            _check_writable(option, file)
     from simulator.engine import run
 
     console = Console(stderr=True, quiet=quiet)
     host, port = _endpoint(settings, env)
+    revoke = _revocation(settings, env, store)
     identities = _identities(settings, env, store, console)
     stop = threading.Event()
     with _stop_on_signals(stop), progress_on(console) as show:
-        report = run(settings, identities, host, port, stop=stop, on_progress=show)
+        report = run(settings, identities, host, port, stop=stop, on_progress=show, oracle=oracle, revoke=revoke)
     print_totals(Console(), report)
     if json_file is not None:
         _write_json(json_file, report)
-    raise typer.Exit(0 if report.complete else 1)
+    if report.oracle_fault is not None:
+        Console(stderr=True).print(report.oracle_fault, style="red", highlight=False, soft_wrap=True, markup=False)
+    raise typer.Exit(0 if report.complete and report.oracle_fault is None else 1)
 
 
 def _endpoint(settings: SimulatorConfig, env: str) -> tuple[str, int]:
@@ -110,21 +150,47 @@ def _endpoint(settings: SimulatorConfig, env: str) -> tuple[str, int]:
     return mqtt_endpoint(env)
 
 
+def _revocation(settings: SimulatorConfig, env: str, store: Path | None) -> "Revocation | None":
+    """Who revokes certificates, if the scenario does, after letting in again what its last run has shut out."""
+    things = revoked_things(settings)
+    if not things:
+        return None
+    from simulator.revocation import revocation
+
+    revoke = revocation(env, store)
+    revoke.restore(things)
+    return revoke
+
+
 def _identities(
     settings: SimulatorConfig, env: str, store: Path | None, console: Console
 ) -> Sequence[DeviceIdentityLike]:
-    names = settings.thing_names()
     if store is not None:
-        from certs.store import IdentityStore
-
-        identities = IdentityStore(store)
-        return [identities.identity(name) for name in names]
+        return _stored_identities(settings, store)
     from ops.target import ensure_devices
 
     with console.status("registering devices") as status:
         return ensure_devices(
-            env, names, progress=lambda done, total: status.update(f"registering devices: {done} of {total}")
+            env,
+            settings.thing_names(),
+            progress=lambda done, total: status.update(f"registering devices: {done} of {total}"),
         )
+
+
+def _stored_identities(settings: SimulatorConfig, store: Path) -> Sequence[DeviceIdentityLike]:
+    from certs.store import IdentityStore
+
+    identities, names = IdentityStore(store), settings.thing_names()
+    here = set(identities.things())
+    missing = [name for name in names if name not in here]
+    if not missing or len(missing) == len(names):
+        return [identities.identity(name) for name in names]
+    wanted = " ".join(missing) if settings.groups else f"--device-count {len(names)} --prefix {settings.prefix}"
+    raise UserError(
+        f"{store} has certificates for {len(names) - len(missing)} of these {len(names)} devices, and none for "
+        f"{missing[0]}: use fewer devices, or make more with `fleet certs issue {wanted} --store {store}` and "
+        "`fleet certs register` with the same"
+    )
 
 
 @contextmanager
@@ -144,15 +210,15 @@ def _stop_on_signals(stop: threading.Event) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _check_writable(file: Path) -> None:
+def _check_writable(option: str, file: Path) -> None:
     """Tell before the run, not after it. Raises `UserError`."""
     if file.is_dir():
-        raise UserError(f"--json {file}: is a folder: name a file")
+        raise UserError(f"{option} {file}: is a folder: name a file")
     try:
         _beside(file).touch()
         _beside(file).unlink()
     except OSError as error:
-        raise UserError(f"--json {file}: cannot be written: {error.strerror}") from error
+        raise UserError(f"{option} {file}: cannot be written: {error.strerror}") from error
 
 
 def _write_json(file: Path, report: RunReport) -> None:

@@ -1,7 +1,7 @@
 """What the user sees of a run: live in a terminal, a line every few seconds in a log, the totals at the end."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from simulator.ready_made import ReadyMade
 from simulator.report import Progress, RunReport
 
 LINE_SECONDS = 5.0
@@ -93,6 +94,16 @@ def _facts(progress: Progress, readings_per_second: float) -> list[tuple[str, st
     return facts
 
 
+def print_scenarios(console: Console, scenarios: Iterable[ReadyMade]) -> None:
+    """Print what scenarios there are."""
+    table = Table("scenario", "devices", "what it shows")
+    table.columns[1].justify = "right"
+    for scenario in scenarios:
+        table.add_row(scenario.name, str(scenario.devices), scenario.shows)
+    console.print(table, highlight=False)
+    console.print("fleet simulate --scenario NAME runs one", highlight=False)
+
+
 def print_totals(console: Console, report: RunReport) -> None:
     """Print what the run has sent, and each thing that is not as it should be."""
     rates = (report.readings_acknowledged, report.messages_acknowledged)
@@ -108,6 +119,13 @@ def print_totals(console: Console, report: RunReport) -> None:
     table.add_row("unacknowledged", f"{report.unacknowledged:,}", f"{report.messages_unacknowledged:,}", "")
     table.add_row("rate", *per_second, "")
     console.print(table, highlight=False)
+    if report.duplicates_published or report.malformed_published or report.readings_excused:
+        console.print(
+            f"on purpose: {report.duplicates_published:,} duplicates, {report.malformed_published:,} malformed messages "
+            f"({report.malformed_acknowledged:,} acknowledged), {report.readings_excused:,} readings lost",
+            highlight=False,
+            soft_wrap=True,
+        )
     console.print(
         f"{report.connected} of {report.devices} devices connected (in {report.connect_seconds:.1f} s), "
         f"{report.reconnects} reconnects, {report.retries} retries; "
@@ -128,7 +146,7 @@ def _faults(report: RunReport) -> Iterator[str]:
     if report.readings_buffered:
         yield f"{report.readings_buffered:,} readings were still in the devices' buffers: they were never published"
     if report.readings_dropped:
-        yield f"{report.readings_dropped:,} readings were dropped because a device's buffer was full"
+        yield f"{report.readings_dropped:,} readings were dropped because a device's buffer was full, or a reboot lost it"
     if report.publish_failures:
         yield f"{report.publish_failures:,} attempts to publish failed; the first: {report.first_publish_failure}"
     if report.behind_seconds > BEHIND_WORTH_TELLING_SECONDS:

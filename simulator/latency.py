@@ -33,3 +33,9 @@ class LatencyHistogram:
             if count and seen >= wanted:
                 return min(_LOWEST_SECONDS * 2 ** (bucket / _PER_DOUBLING), self.max_seconds) * 1000
         return None
+
+    def merge(self, other: "LatencyHistogram") -> None:
+        """Add what another one has counted."""
+        self._counts = [mine + theirs for mine, theirs in zip(self._counts, other._counts, strict=True)]
+        self.count += other.count
+        self.max_seconds = max(self.max_seconds, other.max_seconds)

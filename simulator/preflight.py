@@ -63,17 +63,20 @@ def _spki(key: PublicKeyTypes) -> bytes:
     return key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
 
 
-def ensure_descriptors(devices: int) -> None:
-    """Raise this process's limit of open files to what so many connections need.
+def ensure_descriptors(devices: int, workers: int = 1) -> None:
+    """Raise the limit of open files, which each process has, to what its share of so many connections needs.
 
     Raises `UserError` when the hard limit does not allow it.
     """
-    needed = devices + _OWN_DESCRIPTORS
+    needed = -(-devices // workers) + _OWN_DESCRIPTORS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < needed:
+        each = max(0, hard - _OWN_DESCRIPTORS)
+        more = f", or `--workers {-(-devices // each)}`" if each else ""
+        processes = "this process" if workers == 1 else f"each of {workers} workers"
         raise UserError(
-            f"{devices} devices need {needed} file descriptors and this process may have {hard}: at most "
-            f"{max(0, hard - _OWN_DESCRIPTORS)} devices are possible; for more, root raises the limit (`ulimit -n {needed}`)"
+            f"{devices} devices need {needed} file descriptors and {processes} may have {hard}: at most "
+            f"{each * workers} devices are possible; for more, root raises the limit (`ulimit -n {needed}`){more}"
         )
     if soft != resource.RLIM_INFINITY and soft < needed:
         resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))

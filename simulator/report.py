@@ -1,10 +1,11 @@
 """What a run tells while it goes on, and what it accounts for at its end."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from typing import Any
 
+from simulator.latency import LatencyHistogram
 from simulator.seq_ranges import SeqRange
 
 
@@ -25,6 +26,13 @@ class Counts:
     """Given up because the buffer of an offline device was full; they were never published."""
     messages_published: int = 0
     messages_acknowledged: int = 0
+    duplicates_published: int = 0
+    """Messages that a behaviour sent a second time on purpose; their readings are counted with the first."""
+    malformed_published: int = 0
+    """Messages broken on purpose: each is to end in quarantine, and none has readings."""
+    malformed_acknowledged: int = 0
+    management_failures: int = 0
+    """Packets of shadow and jobs that were refused or broke off; telemetry does not depend on them."""
     publish_failures: int = 0
     """Attempts that were refused, timed out or broke off with the connection."""
     retries: int = 0
@@ -70,11 +78,17 @@ class RunReport(Counts):
     """How long readings were taken."""
     seed: int
     connect_seconds: float
+    readings_excused: int = 0
+    """Generated and not acknowledged, by devices whose certificate was revoked, or lost in a reboot, on purpose."""
     not_connected: int
     """Devices that never came to be connected."""
     first_connect_failure: str | None
     """Why the first of those was refused."""
     first_publish_failure: str | None
+    first_revocation_failure: str | None = None
+    """Why the first certificate that was to be revoked was not."""
+    oracle_fault: str | None = None
+    """Why the ground truth is not complete; None: it is, or none was asked for."""
     ack_p50_ms: float | None
     ack_p95_ms: float | None
     ack_max_ms: float | None
@@ -86,8 +100,12 @@ class RunReport(Counts):
 
     @property
     def complete(self) -> bool:
-        """Whether the broker has acknowledged every reading that any device has generated."""
-        return self.readings_acknowledged == self.readings_generated and not self.not_connected
+        """Whether the broker has acknowledged every reading that any device has generated and could send."""
+        return (
+            self.readings_acknowledged + self.readings_excused == self.readings_generated
+            and self.malformed_acknowledged == self.malformed_published
+            and not self.not_connected
+        )
 
     def as_json(self) -> dict[str, Any]:
         """Plain values for a JSON file; times in ISO 8601."""
@@ -99,3 +117,51 @@ class RunReport(Counts):
             "messages_unacknowledged": self.messages_unacknowledged,
             "complete": self.complete,
         }
+
+
+def merged_progress(told: Sequence[tuple[Progress, LatencyHistogram]]) -> Progress:
+    """The state of a run whose parts stand so; it is in the earliest phase that any part is in."""
+    parts = [progress for progress, _ in told]
+    latency = LatencyHistogram()
+    for _, recent in told:
+        latency.merge(recent)
+    last = min(parts, key=lambda progress: progress.elapsed_seconds)
+    return Progress(
+        **_sums(parts),
+        phase=last.phase,
+        elapsed_seconds=last.elapsed_seconds,
+        ack_p50_ms=latency.percentile_ms(50),
+        ack_p95_ms=latency.percentile_ms(95),
+        behind_seconds=max(progress.behind_seconds for progress in parts),
+    )
+
+
+def merged_report(reports: Sequence[RunReport], latency: LatencyHistogram) -> RunReport:
+    """The account of a run whose parts gave these; `latency` is that of all."""
+    return RunReport(
+        **_sums(reports),
+        started_at=min(report.started_at for report in reports),
+        ended_at=max(report.ended_at for report in reports),
+        run_seconds=max(report.run_seconds for report in reports),
+        seed=reports[0].seed,
+        connect_seconds=max(report.connect_seconds for report in reports),
+        readings_excused=sum(report.readings_excused for report in reports),
+        not_connected=sum(report.not_connected for report in reports),
+        first_connect_failure=_first(report.first_connect_failure for report in reports),
+        first_publish_failure=_first(report.first_publish_failure for report in reports),
+        oracle_fault=_first(report.oracle_fault for report in reports),
+        ack_p50_ms=latency.percentile_ms(50),
+        ack_p95_ms=latency.percentile_ms(95),
+        ack_max_ms=latency.max_seconds * 1000 if latency.count else None,
+        behind_seconds=max(report.behind_seconds for report in reports),
+        acknowledged={name: pairs for report in reports for name, pairs in report.acknowledged.items()},
+        published={name: pairs for report in reports for name, pairs in report.published.items()},
+    )
+
+
+def _sums(parts: Sequence[Counts]) -> dict[str, Any]:
+    return {each.name: sum(getattr(part, each.name) for part in parts) for each in fields(Counts)}
+
+
+def _first(reasons: Iterable[str | None]) -> str | None:
+    return next((reason for reason in reasons if reason), None)

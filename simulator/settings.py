@@ -4,6 +4,8 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
+from difflib import get_close_matches
 from typing import cast
 
 from lambdas.shared.contract import METRICS
@@ -13,7 +15,8 @@ Check = Callable[[object], object]
 """Takes a value as YAML or the command line has it; returns it typed, or raises `ValueError` with what is right."""
 
 
-def _whole(low: int, high: int | None = None) -> Check:
+def whole(low: int, high: int | None = None) -> Check:
+    """A whole number."""
     right = f"it must be a whole number of at least {low}" + (f" and at most {high}" if high else "")
 
     def check(value: object) -> int:
@@ -24,9 +27,10 @@ def _whole(low: int, high: int | None = None) -> Check:
     return check
 
 
-def _number(low: float, high: float = math.inf, *, above: bool = False) -> Callable[[object], float]:
+def number(low: float, high: float = math.inf, *, above: bool = False) -> Callable[[object], float]:
+    """A number."""
     upwards = f"greater than {low:g}" if above else f"at least {low:g}"
-    right = f"from {low:g} to {high:g}" if high < math.inf else upwards
+    right = f"from {low:g} to {high:g}" if high < math.inf else upwards if low > -math.inf else "such as 1.5"
 
     def check(value: object) -> float:
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
@@ -38,8 +42,9 @@ def _number(low: float, high: float = math.inf, *, above: bool = False) -> Calla
     return check
 
 
-def _range(low: float, high: float) -> Check:
-    bound = _number(low, high)
+def span(low: float, high: float) -> Check:
+    """Lowest and highest, two different numbers within `low` to `high`."""
+    bound = number(low, high)
 
     def check(value: object) -> tuple[float, float]:
         if not isinstance(value, list | tuple) or len(value) != 2:
@@ -57,7 +62,7 @@ def _range(low: float, high: float) -> Check:
 def _plausible(name: str) -> Check:
     """A range of a metric within what the telemetry contract calls plausible; only spikes go beyond it."""
     (metric,) = (each for each in METRICS if each.name == name)
-    check = _range(-math.inf, math.inf)
+    check = span(-math.inf, math.inf)
 
     def within(value: object) -> object:
         lowest, highest = found = cast(tuple[float, float], check(value))
@@ -71,14 +76,15 @@ def _plausible(name: str) -> Check:
     return within
 
 
-def _flag(value: object) -> bool:
+def flag(value: object) -> bool:
+    """True or false."""
     if isinstance(value, bool):
         return value
     raise ValueError("it must be true or false")
 
 
 def _duration(value: object) -> float | None:
-    return None if value is None else _number(0, above=True)(value)
+    return None if value is None else number(0, above=True)(value)
 
 
 def _endpoint(value: object) -> Endpoint:
@@ -87,7 +93,8 @@ def _endpoint(value: object) -> Endpoint:
     raise ValueError("it must be a broker's address such as ssl://host:8883")
 
 
-def _prefix(value: object) -> str:
+def prefix(value: object) -> str:
+    """What names of things begin with."""
     if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9:_-]{1,100}", value):
         raise ValueError("the name of a thing takes letters, digits, ':', '_' and '-', here 1 to 100 of them")
     return value
@@ -109,6 +116,36 @@ def _qos(value: object) -> int:
     return 1
 
 
+def _start(value: object) -> datetime:
+    right = "it must be a time with an offset such as 2026-11-21T00:00:00Z"
+    if isinstance(value, str):
+        try:
+            value = datetime.fromisoformat(value)
+        except ValueError:
+            raise ValueError(right) from None
+    if not isinstance(value, datetime) or value.tzinfo is None:
+        raise ValueError(right)
+    return value
+
+
+def _firmware(value: object) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9._+-]{1,32}", value):
+        raise ValueError('it must be a version in quotes such as "1.0.0"')
+    return value
+
+
+def one_of(*choices: str) -> Check:
+    """One of these words."""
+
+    def check(value: object) -> str:
+        if value not in choices or not isinstance(value, str):
+            close = get_close_matches(str(value), choices, n=1)
+            raise ValueError(f"did you mean {close[0]}?" if close else f"it must be one of {', '.join(choices)}")
+        return value
+
+    return check
+
+
 @dataclass(frozen=True)
 class Setting:
     """One setting. `field` is None where a file may only confirm what is always so, `option` where no option exists."""
@@ -117,24 +154,43 @@ class Setting:
     field: str | None
     option: str | None
     check: Check
+    what: str
+    """For the reference."""
 
 
 SETTINGS = (
-    Setting("devices.count", "device_count", "--device-count", _whole(1)),
-    Setting("devices.prefix", "prefix", "--prefix", _prefix),
-    Setting("devices.buffer_readings", "buffer_readings", None, _whole(1)),
-    Setting("telemetry.interval_seconds", "interval_seconds", "--interval", _number(0, above=True)),
-    Setting("telemetry.duration_seconds", "duration_seconds", "--duration", _duration),
-    Setting("telemetry.temperature_range", "temperature_range", None, _plausible("temperature")),
-    Setting("telemetry.humidity_range", "humidity_range", None, _plausible("humidity")),
-    Setting("telemetry.batch", "batch", "--batch", _whole(1, 1000)),
-    Setting("telemetry.linger_seconds", "linger_seconds", None, _number(0)),
-    Setting("telemetry.seed", "seed", "--seed", _whole(0)),
-    Setting("mqtt.broker", "endpoint", "--endpoint", _endpoint),
-    Setting("mqtt.topic", "topic", "--topic", _topic),
-    Setting("mqtt.qos", None, None, _qos),
-    Setting("mqtt.unthrottled", "unthrottled", "--unthrottled", _flag),
-    Setting("anomaly.probability", "anomaly_probability", None, _number(0, 1)),
-    Setting("anomaly.spike_factor", "spike_factor", None, _number(0, above=True)),
-)
+    Setting("devices.count", "device_count", "--device-count", whole(1), "how many"),
+    Setting("devices.prefix", "prefix", "--prefix", prefix, "of their names; a number from 00001 follows"),
+    Setting(
+        "devices.buffer_readings", "buffer_readings", None, whole(1),
+        "readings that a device keeps while it is offline; beyond that it drops its oldest, and counts them",
+    ),
+    Setting("devices.managed", "managed", "--managed", flag, "a shadow, a last will and jobs for each device"),
+    Setting("devices.firmware", "firmware", None, _firmware, "what a managed device says it runs"),
+    Setting("devices.workers", "workers", "--workers", whole(1, 256), "processes that share the devices"),
+    Setting(
+        "telemetry.interval_seconds", "interval_seconds", "--interval", number(0, above=True),
+        "between two readings of a device",
+    ),
+    Setting("telemetry.duration_seconds", "duration_seconds", "--duration", _duration, "of the run"),
+    Setting("telemetry.temperature_range", "temperature_range", None, _plausible("temperature"), "degrees Celsius"),
+    Setting("telemetry.humidity_range", "humidity_range", None, _plausible("humidity"), "percent"),
+    Setting("telemetry.batch", "batch", "--batch", whole(1, 1000), "readings per message at most; 1: no envelope"),
+    Setting(
+        "telemetry.linger_seconds", "linger_seconds", None, number(0),
+        "how long a reading waits at most for others to join its envelope",
+    ),
+    Setting("telemetry.seed", "seed", "--seed", whole(0), "same seed and start: the same bytes"),
+    Setting("telemetry.start", "start", "--start", _start, "time of the first reading, instead of now"),
+    Setting("mqtt.broker", "endpoint", "--endpoint", _endpoint, "host and port; left out: the environment's"),
+    Setting("mqtt.topic", "topic", "--topic", _topic, "the thing's name is appended"),
+    Setting("mqtt.qos", None, None, _qos, "1 and nothing else"),
+    Setting("mqtt.protocol", "protocol", None, one_of("mqtt5", "mqtt311"), "MQTT 5 or 3.1.1"),
+    Setting("mqtt.unthrottled", "unthrottled", "--unthrottled", flag, "leave AWS's limits per connection aside"),
+    Setting(
+        "anomaly.probability", "anomaly_probability", None, number(0, 1),
+        "share of the readings whose temperature is a spike; of devices without a profile",
+    ),
+    Setting("anomaly.spike_factor", "spike_factor", None, number(0, above=True), "what such a temperature is multiplied by"),
+)  # fmt: skip
 """The file's keys are the runbook's ("Adjust Simulator Configuration"), and some of ours beside them."""

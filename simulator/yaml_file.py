@@ -1,6 +1,7 @@
-"""YAML of the form `section: {key: value}` with the line of each value, so that a fault can be pointed at."""
+"""YAML with the line of each value and a name for where it stands, so that a fault can be pointed at."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
@@ -9,17 +10,42 @@ from ops.errors import UserError
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One `section.key` of the file."""
+class Node:
+    """A value of the file, and what is within it."""
 
-    value: object
+    file: Path
     line: int
+    name: str
+    """As `devices.count` or `groups.freezers.behaviours[2].kind`; items are numbered from 1."""
+    value: object
+    """As plain Python."""
+    members: Mapping[str, "Node"] | None = field(default=None)
+    """Of a mapping, also of an empty one or of nothing at all."""
+    items: Sequence["Node"] | None = field(default=None)
+    """Of a list."""
+
+    @property
+    def where(self) -> str:
+        """File, line and name, as a fault begins."""
+        return f"{self.file}:{self.line}: {self.name}"
+
+    def mapping(self) -> Mapping[str, "Node"]:
+        """Its members. Raises `UserError` where it is no mapping."""
+        if self.members is None:
+            raise UserError(f"{self.file}:{self.line}: {self.name or 'the file'} must hold `key: value` lines")
+        return self.members
+
+    def sequence(self) -> Sequence["Node"]:
+        """Its items. Raises `UserError` where it is no list."""
+        if self.items is None and self.value is not None:
+            raise UserError(f"{self.where} must be a list: lines that begin with `- `")
+        return self.items or ()
 
 
-def read_sections(path: Path) -> dict[str, Entry]:
-    """Read the file into entries by `section.key`; a section with nothing in it is an entry of its own, by `section`.
+def read_tree(path: Path) -> Node:
+    """Read the file.
 
-    Raises `UserError` naming file and line when it cannot be read, is not YAML, has another form, or has a key twice.
+    Raises `UserError` naming file and line when it cannot be read, is not YAML, or has a key twice.
     """
     try:
         loader = yaml.SafeLoader(path.read_text(encoding="utf-8"))
@@ -29,41 +55,46 @@ def read_sections(path: Path) -> dict[str, Entry]:
     except yaml.YAMLError as error:
         raise UserError(f"{path}: is not YAML: {' '.join(str(error).split())}") from error
     try:
-        return _entries(path, loader, loader.get_single_node())
+        document = loader.get_single_node()
+        if document is None:
+            return Node(path, 1, "", None, {})
+        return _Reader(path, loader).node(document, "", document.start_mark.line + 1)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise UserError(f"{path}:{line}: is not YAML: {error.problem or error.context}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that there is not
         raise UserError(f"{path}: is not YAML: {' '.join(str(error).split())}") from error
+    except RecursionError:
+        raise UserError(f"{path}: is nested too deeply, or within itself") from None
     finally:
         loader.dispose()
 
 
-def _entries(path: Path, loader: yaml.SafeLoader, document: yaml.Node | None) -> dict[str, Entry]:
-    entries: dict[str, Entry] = {}
-    for section, section_node in _members(path, loader, document, "").items():
-        members = _members(path, loader, section_node, section)
-        for key, node in members.items():
-            entries[f"{section}.{key}"] = Entry(_construct(loader, node), node.start_mark.line + 1)
-        if not members:
-            entries[section] = Entry(None, section_node.start_mark.line + 1)
-    return entries
+@dataclass(frozen=True)
+class _Reader:
+    file: Path
+    loader: yaml.SafeLoader
 
+    def node(self, node: yaml.Node, name: str, line: int) -> Node:
+        if isinstance(node, yaml.MappingNode):
+            members = self._members(node, name)
+            return Node(self.file, line, name, {key: each.value for key, each in members.items()}, members)
+        if isinstance(node, yaml.SequenceNode):
+            items = [
+                self.node(each, f"{name}[{number}]", each.start_mark.line + 1)
+                for number, each in enumerate(node.value, 1)
+            ]
+            return Node(self.file, line, name, [each.value for each in items], items=items)
+        value: object = self.loader.construct_object(node)
+        return Node(self.file, line, name, value, {} if value is None else None)
 
-def _members(path: Path, loader: yaml.SafeLoader, node: yaml.Node | None, name: str) -> dict[str, yaml.Node]:
-    if node is None or (isinstance(node, yaml.ScalarNode) and node.value == ""):
-        return {}
-    if not isinstance(node, yaml.MappingNode):
-        raise UserError(f"{path}:{node.start_mark.line + 1}: {name or 'the file'} must hold `key: value` lines")
-    members: dict[str, yaml.Node] = {}
-    for key_node, value_node in node.value:
-        key = str(_construct(loader, key_node))
-        if key in members:
-            full_key = f"{name}.{key}" if name else key
-            raise UserError(f"{path}:{key_node.start_mark.line + 1}: {full_key} stands twice; keep one of them")
-        members[key] = value_node
-    return members
-
-
-def _construct(loader: yaml.SafeLoader, node: yaml.Node) -> object:
-    return loader.construct_object(node, deep=True)
+    def _members(self, node: yaml.MappingNode, name: str) -> dict[str, Node]:
+        members: dict[str, Node] = {}
+        for key_node, value_node in node.value:
+            key = str(self.loader.construct_object(key_node, deep=True))
+            full_name = f"{name}.{key}" if name else key
+            line = key_node.start_mark.line + 1
+            if key in members:
+                raise UserError(f"{self.file}:{line}: {full_name} stands twice; keep one of them")
+            members[key] = self.node(value_node, full_name, line)
+        return members

@@ -65,6 +65,37 @@ BOARD = Board(
             ],
         ),
         Section(
+            "Balance",
+            [
+                number(
+                    "Missing of the last day",
+                    "Of the readings of the last 24 closed hours that sequence numbers tell of: neither rows nor in quarantine.",
+                    "SELECT missing_ppm FROM ingest.balance_lately",
+                    unit="ppm",
+                    steps=[(1, "yellow"), (100, "red")],
+                    base="green",
+                    width=6,
+                ),
+                rows(
+                    "Where readings are missing",
+                    "Devices and hours of the last week whose balance does not come out, the newest first. fleet audit.",
+                    """
+SELECT device_id, hour AS "hour", source, expected, rows, quarantined, in_flight, missing, differing, checked_at AS "checked"
+FROM ingest.balance WHERE hour > now() - interval '7 days' AND (missing > 0 OR differing > 0)
+ORDER BY ingest.balance.hour DESC, missing DESC, device_id LIMIT 50
+""",
+                    fields=[
+                        Field("device_id", title="device", link=links.TO_DEVICE_ANYWHERE),
+                        Field("hour", unit=units.TIME),
+                        Field("checked", unit=units.TIME),
+                        Field("missing", steps=[(1, "red")], base="text", colored=True),
+                    ],
+                    width=18,
+                    none="nothing is missing",
+                ),
+            ],
+        ),
+        Section(
             "The ledger",
             [
                 chart(

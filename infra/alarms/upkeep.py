@@ -13,6 +13,8 @@ _RPO_SECONDS = 300
 _BACKUP_SECONDS = 26 * 3600
 _DAY_SECONDS = 86_400
 _STALE_SECONDS = 600
+_MISSING_PPM = 100
+"""The SLO's, as of the alarm `loss`."""
 
 
 def database(metrics: Metrics) -> tuple[Alarm, ...]:
@@ -256,6 +258,20 @@ def maintenance(metrics: Metrics) -> tuple[Alarm, ...]:
             missing="ignore",
             because="That maintenance is silent has an alarm of its own; rollups are stale until it says otherwise.",
             quiet=Quiet(by=("database-unreachable", "maintenance-silent"), group="maintenance-stopped"),
+        ),
+        Alarm(
+            key="balance-missing",
+            severity="P2",
+            title="The balance of the last day does not come out",
+            means="Of the readings of the last 24 closed hours more than 0.01 % are neither rows nor in quarantine.",
+            act="Draw up the balance (fleet audit), see which devices and hours it names, compare S3 (fleet replay --dry-run).",
+            measure=metrics.of_function(function, "BalanceMissingPartsPerMillion", "Maximum"),
+            comparison=">",
+            threshold=_MISSING_PPM,
+            out_of=(15, 15),
+            missing="ignore",
+            because="That maintenance is silent has an alarm of its own; what is missing stays so until it says otherwise.",
+            quiet=Quiet(by=("loss", "loss-high", "maintenance-silent"), group="loss-known", wait_seconds=300),
         ),
     )
 

@@ -65,14 +65,14 @@ def telemetry_rule(
         removal_policy=removal_policy(settings),
         key=key,
     )
-    stream_role = _role(
+    stream_role = rule_role(
         scope,
         "RuleToFirehose",
         rule=settings.names.rule,
         description=f"What rule {settings.names.rule} may do with a message",
     )
     stream.grant(stream_role, "firehose:PutRecord", "firehose:PutRecordBatch")
-    error_role = _role(
+    error_role = rule_role(
         scope,
         "RuleToErrorQueue",
         rule=settings.names.rule,
@@ -129,7 +129,7 @@ def telemetry_rule(
     return errors, dead_letters
 
 
-def _role(scope: Stack, construct_id: str, *, rule: str, description: str) -> iam.Role:
+def rule_role(scope: Stack, construct_id: str, *, rule: str, description: str) -> iam.Role:
     """A role that only rules of this account may take on (the confused deputy's remedy)."""
     return iam.Role(
         scope,

@@ -44,4 +44,6 @@ def _count(done: Done) -> None:
     metrics.add_metric("BucketsRecomputed", MetricUnit.Count, done.buckets_recomputed)
     metrics.add_metric("OldestTouchedSeconds", MetricUnit.Seconds, done.oldest_touched_seconds)
     metrics.add_metric("ChunksDropped", MetricUnit.Count, done.chunks_dropped)
+    metrics.add_metric("BalancesWritten", MetricUnit.Count, done.balances_written)
+    metrics.add_metric("BalanceMissingPartsPerMillion", MetricUnit.NoUnit, done.balance_missing_ppm)
     metrics.flush_metrics()

@@ -79,7 +79,19 @@ _RECOVERED = f"""
 
 # Of what loaders find, from when AWS IoT Core received the reading: what a device kept to itself is not our delay. A day back
 # leaves out the chunks in which nothing of it can be.
-_STATE = """
+_DETECTION_SECONDS = """
+    SELECT percentile_disc(0.95) WITHIN GROUP (
+        ORDER BY greatest(extract(epoch FROM detected_at - greatest(started_at, reading.received_at)), 0)
+    )
+    FROM lately LEFT JOIN LATERAL (
+        SELECT received_at FROM telemetry t
+        WHERE t.device_id = lately.device_id AND t.timestamp = lately.started_at
+          AND t.timestamp > %(now)s - interval '1 day'
+        LIMIT 1
+    ) reading ON true
+    WHERE kind IN ('out_of_range', 'spike', 'jump')
+"""
+_STATE = f"""
     WITH lately AS MATERIALIZED (
         SELECT * FROM anomalies
         WHERE detected_at > %(now)s - interval '10 minutes' AND resolved_by IS DISTINCT FROM 'late'
@@ -97,20 +109,17 @@ _STATE = """
                SELECT count(*) FROM lately WHERE severity = 'critical' AND detected_at > %(now)s - interval '5 minutes'
                AND NOT metadata ? 'critical_at'
            ),
-           (
-               SELECT percentile_disc(0.95) WITHIN GROUP (
-                   ORDER BY greatest(extract(epoch FROM detected_at - greatest(started_at, reading.received_at)), 0)
-               )
-               FROM lately LEFT JOIN LATERAL (
-                   SELECT received_at FROM telemetry t
-                   WHERE t.device_id = lately.device_id AND t.timestamp = lately.started_at
-                     AND t.timestamp > %(now)s - interval '1 day'
-                   LIMIT 1
-               ) reading ON true
-               WHERE kind IN ('out_of_range', 'spike', 'jump')
-           )
+           ({_DETECTION_SECONDS})
     FROM going_on
-"""
+"""  # noqa: S608
+_DETECTED = f"""
+    WITH lately AS MATERIALIZED (
+        SELECT * FROM anomalies
+        WHERE detected_at > %(now)s AND detected_at <= %(until)s AND resolved_by IS DISTINCT FROM 'late'
+        ORDER BY detected_at DESC LIMIT 5000
+    )
+    {_DETECTION_SECONDS}
+"""  # noqa: S608
 
 
 class State(NamedTuple):
@@ -174,3 +183,10 @@ def state(connection: psycopg.Connection, now: datetime) -> State:
     row = connection.execute(_STATE, {"now": now}).fetchone()
     *counts, seconds = cast(tuple[int, int, int, int, int, float | None], row)
     return State(*cast(tuple[int, int, int, int, int], counts), None if seconds is None else float(seconds))
+
+
+def detection_seconds(connection: psycopg.Connection, begin: datetime, end: datetime) -> float | None:
+    """As in `state`, of the newest 5,000 that were found in a span of time; None: loaders found none in it."""
+    row = connection.execute(_DETECTED, {"now": begin, "until": end}).fetchone()
+    (seconds,) = cast(tuple[float | None], row)
+    return None if seconds is None else float(seconds)

@@ -15,8 +15,6 @@ IN_FLIGHT = timedelta(minutes=10)
 """Readings younger than that may still be on their way: Firehose buffers, loaders retry."""
 MISSING_WINDOW = timedelta(minutes=5)
 """Of device time, judged for gaps. Longer would cost more: each of its readings is looked at, in the index."""
-_GREATEST_GAP = 1_000_000
-"""A device whose `seq` jumps by more has had its counter set anew; it did not lose that many readings."""
 
 # The next device is one descent per chunk away, however many readings lie in between ("loose index scan").
 # A clock that was ahead for a moment leaves a newest reading in the future, which says nothing of later ones: then the
@@ -49,34 +47,11 @@ CONTACTS = """
     LEFT JOIN ingest.objects p ON p.object_id = earlier.object_id
     WHERE device.device_id IS NOT NULL
 """
-# A seq of 0 is that of a reading without one. In the order of seq, so that readings which came or were stamped out of order
-# leave no gap; a gap counts only where time goes on across it, so that a counter that began anew leaves none. The reading
-# before the window tells how it begins.
+# What a gap is, the database knows: ingest.sequence_gaps, by which the balance of an hour is drawn up too.
 MISSING = """
-    SELECT coalesce(sum(per_device.present), 0)::bigint, coalesce(sum(per_device.missing), 0)::bigint
+    SELECT coalesce(sum(gaps.present), 0)::bigint, coalesce(sum(gaps.missing), 0)::bigint
     FROM unnest(%(devices)s::text[]) AS device(device_id)
-    CROSS JOIN LATERAL (
-        SELECT count(*) FILTER (WHERE inside) AS present,
-               sum(seq - previous - 1) FILTER (
-                   WHERE inside AND seq - previous BETWEEN 2 AND %(greatest_gap)s AND timestamp >= previous_timestamp
-               ) AS missing
-        FROM (
-            SELECT seq, timestamp, inside,
-                   lag(seq) OVER by_seq AS previous, lag(timestamp) OVER by_seq AS previous_timestamp
-            FROM (
-                (
-                    SELECT seq, timestamp, false AS inside FROM telemetry
-                    WHERE telemetry.device_id = device.device_id AND timestamp >= %(since)s AND timestamp < %(start)s
-                    ORDER BY timestamp DESC, seq DESC LIMIT 1
-                )
-                UNION ALL
-                SELECT seq, timestamp, true FROM telemetry
-                WHERE telemetry.device_id = device.device_id AND timestamp >= %(start)s AND timestamp < %(end)s
-            ) readings
-            WHERE seq > 0
-            WINDOW by_seq AS (ORDER BY seq, timestamp)
-        ) neighbours
-    ) per_device
+    CROSS JOIN LATERAL ingest.sequence_gaps(device.device_id, %(since)s, %(start)s, %(end)s) gaps
 """
 
 
@@ -174,7 +149,6 @@ def missing(connection: psycopg.Connection, devices: Sequence[str], now: datetim
         "since": since,
         "start": end - MISSING_WINDOW,
         "end": end,
-        "greatest_gap": _GREATEST_GAP,
     }
     row = connection.execute(MISSING, parameters).fetchone()
     present, lost = cast(tuple[int, int], row)

@@ -5,13 +5,14 @@ import os
 import signal
 import sys
 import threading
-import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
 import boto3
 from awscrt import mqtt5
 from awsiot import mqtt5_client_builder
+from botocore import handlers
 
 from local.firehose.keys import object_key
 from local.firehose.spool import Batch, Spool, delivered
@@ -20,6 +21,8 @@ from local.firehose.taps import TOPIC, Stream, describe_stream, open_taps
 READY = "ready"
 _TICK_SECONDS = 0.05
 _RECONCILE_SECONDS = 2.0
+_PUTS_AT_A_TIME = 8
+"""The emulator answers a put when it gets round to it, which under load is late: several wait side by side."""
 
 
 class Delivery:
@@ -28,39 +31,60 @@ class Delivery:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._s3 = boto3.client("s3")
+        # Without `Expect: 100-continue`, for whose answer a put would wait once more.
+        self._s3.meta.events.unregister("before-call.s3", handlers.add_expect_header)
         self._iot = boto3.client("iot")
         self._firehose = boto3.client("firehose")
         self._streams: dict[str, tuple[Stream, Spool]] = {}
         self._taps: dict[str, tuple[Spool, bytes]] = {}
+        self._reconciling, self._delivering = threading.Lock(), threading.Lock()
+        self._puts = ThreadPoolExecutor(_PUTS_AT_A_TIME, thread_name_prefix="put")
 
     def reconcile(self) -> None:
         """Follows what is deployed: new rules are tapped, a rule replaced by a deployment is tapped again."""
-        taps = open_taps(self._iot)
-        for stream, _ in taps.values():
-            deployed = describe_stream(self._firehose, stream)
-            if stream not in self._streams or self._streams[stream][0] != deployed:
-                if stream in self._streams:
-                    self.deliver(everything=True)
-                spool = Spool(
-                    self._folder / "spool" / stream,
-                    size_bytes=deployed.size_bytes,
-                    interval_seconds=deployed.interval_seconds,
-                )
-                self._streams[stream] = (deployed, spool)
-        self._taps = {topic: (self._streams[stream][1], separator) for topic, (stream, separator) in taps.items()}
+        with self._reconciling:
+            taps = open_taps(self._iot)
+            for stream in {stream for stream, _ in taps.values()}:
+                self._streams[stream] = self._follow(stream)
+            self._taps = {topic: (self._streams[stream][1], separator) for topic, (stream, separator) in taps.items()}
+
+    def _follow(self, stream: str) -> tuple[Stream, Spool]:
+        deployed = describe_stream(self._firehose, stream)
+        if stream in self._streams:
+            _, spool = self._streams[stream]
+            spool.resize(size_bytes=deployed.size_bytes, interval_seconds=deployed.interval_seconds)
+        else:
+            spool = Spool(
+                self._folder / "spool" / stream,
+                size_bytes=deployed.size_bytes,
+                interval_seconds=deployed.interval_seconds,
+            )
+        return deployed, spool
 
     def receive(self, topic: str, payload: bytes) -> None:
-        """Takes in a record. The broker is sent its acknowledgement only after this has returned."""
-        if topic not in self._taps:
-            self.reconcile()
-        spool, separator = self._taps[topic]
-        spool.append(payload + separator)
+        """Takes in a record. The broker is sent its acknowledgement only after this has returned.
+
+        It would be sent after an exception as well, so one ends the process: the broker then keeps the record.
+        """
+        try:
+            if topic not in self._taps:
+                self.reconcile()
+            spool, separator = self._taps[topic]
+            spool.append(payload + separator)
+        except Exception as error:
+            print(f"firehose: a record cannot be kept: {type(error).__name__}: {error}", flush=True)
+            os._exit(1)
 
     def deliver(self, *, everything: bool = False) -> None:
         """Puts what is due into S3."""
-        for stream, spool in list(self._streams.values()):
-            for batch in spool.due(everything=everything):
-                self._put(stream, batch)
+        with self._delivering:
+            due = [
+                (stream, batch)
+                for stream, spool in list(self._streams.values())
+                for batch in spool.due(everything=everything)
+            ]
+            for _ in self._puts.map(self._put, *zip(*due, strict=True)) if due else ():
+                pass
 
     def _put(self, stream: Stream, batch: Batch) -> None:
         records = batch.file.read_bytes()
@@ -75,12 +99,27 @@ class Delivery:
         delivered(batch)
 
 
+def follow(delivery: Delivery, stop: threading.Event) -> None:
+    """Reconciles until `stop`, beside the deliveries: several requests, each of which may wait for the emulator."""
+    while not stop.wait(_RECONCILE_SECONDS):
+        try:
+            delivery.reconcile()
+        except Exception as error:
+            print(f"firehose: waiting: {type(error).__name__}: {error}", flush=True)
+
+
 def connect(folder: Path, port: int, delivery: Delivery) -> tuple[mqtt5.Client, threading.Event]:
     """An MQTT session that survives this process, subscribed at QoS 1 to every tap, and the event of its end.
 
     Raises TimeoutError when the broker does not answer.
     """
     connected, stopped = threading.Event(), threading.Event()
+    rejoined: list[bool] = []
+
+    def on_connected(data: mqtt5.LifecycleConnectSuccessData) -> None:
+        rejoined.append(data.negotiated_settings.rejoined_session)
+        connected.set()
+
     client = mqtt5_client_builder.mtls_from_path(
         str(folder / "firehose.pem"),
         str(folder / "firehose.key"),
@@ -92,14 +131,19 @@ def connect(folder: Path, port: int, delivery: Delivery) -> tuple[mqtt5.Client, 
         session_expiry_interval_sec=3600,
         keep_alive_interval_sec=30,
         on_publish_received=lambda data: delivery.receive(data.publish_packet.topic, data.publish_packet.payload),
-        on_lifecycle_connection_success=lambda _: connected.set(),
+        on_lifecycle_connection_success=on_connected,
         on_lifecycle_stopped=lambda _: stopped.set(),
     )
     client.start()
     if not connected.wait(20):
         raise TimeoutError("no MQTT connection to the emulator within 20 s")
+    # The emulator takes a filter that the session has for one more subscription, and delivers everything twice.
+    subscribed = folder / "subscribed"
+    if rejoined[0] and subscribed.exists():
+        return client, stopped
     subscription = mqtt5.Subscription(topic_filter=f"{TOPIC}/#", qos=mqtt5.QoS.AT_LEAST_ONCE)
     client.subscribe(mqtt5.SubscribePacket(subscriptions=[subscription])).result(10)
+    subscribed.touch()
     return client, stopped
 
 
@@ -116,13 +160,10 @@ def main() -> None:
     client, stopped = connect(folder, port, delivery)
     (folder / READY).write_text("ready")
     print("firehose: delivering", flush=True)
-    reconciled = time.monotonic()
+    threading.Thread(target=follow, args=(delivery, stop), name="follow", daemon=True).start()
     while not stop.wait(_TICK_SECONDS):
         try:
             delivery.deliver()
-            if time.monotonic() - reconciled > _RECONCILE_SECONDS:
-                delivery.reconcile()
-                reconciled = time.monotonic()
         except Exception as error:  # the emulator is away: what is spooled waits for it
             print(f"firehose: waiting: {type(error).__name__}: {error}", flush=True)
             stop.wait(1.0)

@@ -1,5 +1,7 @@
 """The buffer of one stream: files, so that a record that was acknowledged survives the end of this process."""
 
+import errno
+import os
 import threading
 import time
 import uuid
@@ -31,10 +33,8 @@ class Spool:
 
     def __init__(self, folder: Path, *, size_bytes: int, interval_seconds: float) -> None:
         self._folder = folder
-        self._size_bytes = size_bytes
-        # Firehose with an interval of 0 delivers within seconds, not at once; a quarter of one stands for that here.
-        self._interval_seconds = interval_seconds or 0.25
         self._lock = threading.Lock()
+        self.resize(size_bytes=size_bytes, interval_seconds=interval_seconds)
         self._file: BinaryIO | None = None
         self._opened = 0.0
         self._written = 0
@@ -42,8 +42,18 @@ class Spool:
         for left_open in folder.glob("*.open"):
             left_open.rename(left_open.with_suffix(".batch"))
 
+    def resize(self, *, size_bytes: int, interval_seconds: float) -> None:
+        """Buffers by other hints from now on."""
+        with self._lock:
+            self._size_bytes = size_bytes
+            # Firehose with an interval of 0 delivers within seconds, not at once; a quarter of one stands for that here.
+            self._interval_seconds = interval_seconds or 0.25
+
     def append(self, record: bytes) -> None:
-        """Adds a record (with its separator); when this returns it is out of this process's hands."""
+        """Adds a record (with its separator); when this returns it is out of this process's hands.
+
+        Raises OSError when the disk does not take it.
+        """
         with self._lock:
             if self._file is not None and self._written + len(record) > self._size_bytes:
                 self._finish(self._file)
@@ -52,7 +62,10 @@ class Spool:
                 self._file = (self._folder / name).open("xb", buffering=0)
                 self._opened = time.monotonic()
                 self._written = 0
-            self._file.write(record)
+            # Unbuffered, hence one write: on a full disk it may take a part, which is not the record.
+            if self._file.write(record) != len(record):
+                self._file.truncate(self._written)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._file.name))
             self._written += len(record)
 
     def due(self, *, everything: bool = False) -> Iterator[Batch]:

@@ -4,10 +4,9 @@ from pathlib import Path
 from typing import Literal, Protocol, cast, get_args
 
 from local.timescaledb import docker, server
-from local.timescaledb.apt import PackagesUnavailable
 from local.timescaledb.connection import Provider, Server, State, Status
 from local.timescaledb.locking import os_errors_for_users
-from local.timescaledb.packages import Progress
+from local.timescaledb.packages import PackagesUnavailable, Progress
 from ops.errors import UserError
 
 __all__ = [

@@ -6,14 +6,16 @@ library by a small shell script of the same name.
 
 import json
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from local.timescaledb.apt import SUITE, Package, PackagesUnavailable, PrivateApt
+from local.debian import apt
+from local.debian.apt import SUITE, Package, PrivateApt
+from local.debian.libraries import libraries_of, loader_in, replace_folder
 from local.timescaledb.locking import exclusive, os_errors_for_users
+from ops.errors import UserError
 
 POSTGRES_VERSION = "17"
 PACKAGES = (
@@ -44,6 +46,17 @@ exec "$lib/{loader}" --inhibit-cache --argv0 "$self" --library-path "$lib" "$rea
 Progress = Callable[[str], None]
 
 
+class PackagesUnavailable(UserError):  # noqa: N818 - like UserError, it is named for who reads it
+    """Debian's packages cannot be had on this machine; the message names the other ways to a database."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(
+            f"TimescaleDB cannot be had from Debian's packages here ({reason}); give a database of your own in "
+            "FLEET_DATABASE_URL, or use Docker with `--database docker`, or run on a Debian host with a Debian mirror"
+        )
+
+
 def install(root: Path, progress: Progress) -> Path:
     """Make `<root>/dist` with `bin/psql` and its like, and return it; at once when it is already there.
 
@@ -63,6 +76,8 @@ def install(root: Path, progress: Progress) -> Path:
         try:
             _build(work, progress)
             replace_folder(work / "dist", dist)
+        except apt.PackagesUnavailable as error:
+            raise PackagesUnavailable(error.reason) from error
         finally:
             shutil.rmtree(work, ignore_errors=True)
     return dist
@@ -82,13 +97,6 @@ def installed_versions(dist: Path) -> dict[str, str] | None:
     return dict(stamp["packages"]) if stamp.get("layout") == _LAYOUT else None
 
 
-def replace_folder(new: Path, place: Path) -> None:
-    """Rename `new` to `place`; a folder that was there is removed."""
-    if place.exists():
-        shutil.rmtree(place)
-    new.rename(place)
-
-
 def is_needed(name: str) -> bool:
     """Whether a package of the closure may hold something that the programs load."""
     if name in PACKAGES or name == "zlib1g":
@@ -99,33 +107,31 @@ def is_needed(name: str) -> bool:
 def _build(work: Path, progress: Progress) -> None:
     progress(f"asking the Debian mirror for the packages of {SUITE}")
     (work / "apt").mkdir()
-    apt = PrivateApt.prepare(work / "apt")
-    packages = [package for package in apt.closure(PACKAGES) if is_needed(package.name)]
+    source = PrivateApt.prepare(work / "apt")
+    packages = [package for package in source.closure(PACKAGES) if is_needed(package.name)]
     megabytes = sum(package.download_bytes for package in packages) / 1e6
     progress(
-        f"downloading PostgreSQL and TimescaleDB, {megabytes:.0f} MB from {urlsplit(apt.mirror).hostname or SUITE}"
+        f"downloading PostgreSQL and TimescaleDB, {megabytes:.0f} MB from {urlsplit(source.mirror).hostname or SUITE}"
     )
-    apt.download([package.name for package in packages], into=work / "unpacked")
+    source.download([package.name for package in packages], into=work / "unpacked")
     _assemble(work / "unpacked", work / "dist")
     _stamp(work / "dist", packages)
 
 
 def _assemble(unpacked: Path, dist: Path) -> None:
     """Keep the programs, the server's modules, its share folder, and exactly the libraries that these load."""
-    loader = next(unpacked.glob("usr/lib/*-linux-gnu/ld-linux-*.so.*"), None)
-    if loader is None:
-        raise PackagesUnavailable("libc6 holds no loader where it is expected")
+    loader = loader_in(unpacked)
     home = unpacked / _POSTGRES_HOME
     programs = [home / "bin" / name for name in PROGRAMS]
     needed = {loader.name: loader}
     for program in programs:
-        libraries = _libraries(loader, program)
+        libraries = libraries_of(loader, program)
         if libraries is None:
-            raise PackagesUnavailable(f"a library that {program.name} needs is not among the packages")
+            raise apt.PackagesUnavailable(f"a library that {program.name} needs is not among the packages")
         needed |= libraries
     modules = []
     for module in sorted((home / "lib").glob("*.so")):
-        libraries = _libraries(loader, module)
+        libraries = libraries_of(loader, module)
         if libraries is not None:  # llvmjit.so stays behind with the compiler
             modules.append(module)
             needed |= libraries
@@ -139,29 +145,6 @@ def _assemble(unpacked: Path, dist: Path) -> None:
     for path in [dist, *dist.rglob("*")]:
         if not path.is_symlink():
             path.chmod(0o755 if path.is_dir() or path.stat().st_mode & 0o100 else 0o644)
-
-
-def _libraries(loader: Path, binary: Path) -> dict[str, Path] | None:
-    """The shared libraries that `binary` loads, by the name it asks for; None when one is not beside the loader."""
-    listed = subprocess.run(
-        [loader, "--inhibit-cache", "--library-path", loader.parent, "--list", binary],
-        env={},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if listed.returncode != 0:
-        return None
-    found = {}
-    for line in listed.stdout.splitlines():
-        name, arrow, place = line.strip().partition(" => ")
-        path = Path(place.rpartition(" (")[0])
-        if not arrow or path == loader:
-            continue
-        if path.parent != loader.parent:  # missing, or the host's own
-            return None
-        found[name] = path
-    return found
 
 
 def _copy(files: Iterable[tuple[str, Path]], into: Path) -> None:

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from local.timescaledb.packages import installed_versions, replace_folder
+from local.debian.libraries import replace_folder
+from local.timescaledb.packages import installed_versions
 from ops.errors import UserError
 
 _RECORD = "outside"

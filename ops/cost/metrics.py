@@ -40,7 +40,13 @@ LAMBDA_METRICS: dict[str, tuple[str, ...]] = {
         "AnomaliesCritical",
         "AnomalyDetectionSeconds",
     ),
-    "maintenance": ("BucketsRecomputed", "OldestTouchedSeconds", "ChunksDropped"),
+    "maintenance": (
+        "BucketsRecomputed",
+        "OldestTouchedSeconds",
+        "ChunksDropped",
+        "BalancesWritten",
+        "BalanceMissingPartsPerMillion",
+    ),
     "probe": ("IotReachable", "IotHandshakeMilliseconds"),
 }
 """By the attribute of infra.names.Names that gives the function's name."""

@@ -102,7 +102,7 @@ def load_of(settings: Settings, pipeline: Pipeline, assumptions: Assumptions) ->
 
 def pipeline_of(deployed: Deployed) -> Pipeline:
     """The pipeline that the templates deploy. Raises UserError when they have none that could be reckoned."""
-    rule = _only(deployed, "AWS::IoT::TopicRule")
+    rule = _telemetry_rule(deployed)
     stream = _only(deployed, "AWS::KinesisFirehose::DeliveryStream")
     actions = rule.at("TopicRulePayload", "Actions")
     bucket, loader = raw_bucket(deployed), loader_of(deployed)
@@ -151,6 +151,18 @@ def loader_of(deployed: Deployed) -> Resource:
 def architecture(function: Resource) -> str:
     """`arm64` or `x86_64`."""
     return str((function.at("Architectures") or ["x86_64"])[0])
+
+
+def _telemetry_rule(deployed: Deployed) -> Resource:
+    """The rule that hands messages to Firehose; what others cost is not reckoned: a last will is rare."""
+    found = [
+        rule
+        for rule in deployed.of_type("AWS::IoT::TopicRule")
+        if any("Firehose" in action for action in rule.at("TopicRulePayload", "Actions") or [])
+    ]
+    if len(found) != 1:
+        raise UserError(f"the template has {len(found)} IoT rules with a Firehose action: the cost of one is reckoned")
+    return found[0]
 
 
 def _only(deployed: Deployed, kind: str) -> Resource:

@@ -7,13 +7,16 @@ from typing import Annotated, Any
 import psycopg
 import typer
 from rich.console import Console
+from rich.progress import Progress
 
 from infra.settings import load
 from lambdas.shared.contract import METRICS
 from ops.devices import registry, view
 from ops.devices.fields import DEVICES, SITES, Kind
 from ops.devices.files import Entry, read_file
+from ops.devices.firmware import start_update
 from ops.devices.registry import Changes, Filter
+from ops.devices.shadows import reported_by
 from ops.devices.things import MIRRORED, Wanted, bring_into_step, thing_state
 from ops.errors import UserError
 from ops.options import AsJson, Env
@@ -28,6 +31,8 @@ _FAULTS_SHOWN = 20
 Active = Annotated[bool | None, typer.Option("--active/--inactive", help="In service, or taken out of it.")]
 NoIot = Annotated[bool, typer.Option("--no-iot", help="Leave the things of AWS IoT alone.")]
 Text = str | None
+Chosen = Annotated[list[str] | None, typer.Option("--device", help="Only this one; can be given again.")]
+OfSite = Annotated[Text, typer.Option("--site", help="Only those of this site.")]
 
 
 @app.command("import")
@@ -96,7 +101,7 @@ def _bring_into_step(env: str, entries: list[Entry]) -> None:
 
 @app.command("list")
 def list_devices(
-    site: Annotated[Text, typer.Option("--site", help="Only those of this site.")] = None,
+    site: OfSite = None,
     active: Active = None,
     offline: Annotated[
         bool, typer.Option("--offline", help="Only those in service that are silent, or were never heard of.")
@@ -234,3 +239,58 @@ def update(
     _console.print(f"{device}: {'changed' if changes.changed else 'the same as before'}", highlight=False)
     if not no_iot:
         _bring_into_step(env, [entry])
+
+
+@app.command()
+def sync(device: Chosen = None, site: OfSite = None, env: Env = "local") -> None:
+    """Take the firmware that devices report in their shadows into the registry, and into the things' attributes."""
+    with using_database(env, application_name="fleet devices") as connection:
+        names = _in_service(connection, env, device or [], site)
+        with Progress(console=_errors, transient=True) as bar:
+            task = bar.add_task("shadows", total=len(names))
+            found = reported_by(env, names, lambda done, _: bar.update(task, completed=done))
+        entries = [
+            Entry(name, {DEVICES.key: name, "firmware": each.firmware}) for name, each in found.items() if each.firmware
+        ]
+        ((_, changes),) = _import(connection, [(DEVICES, entries)], dry_run=False, done_word="changed")
+    _console.print(
+        f"firmware: {len(changes.changed):,} changed, {changes.same:,} the same, "
+        f"{len(names) - len(entries):,} devices have reported none",
+        highlight=False,
+    )
+    _bring_into_step(env, entries)
+
+
+@app.command()
+def firmware(
+    version: Annotated[str, typer.Argument(metavar="VERSION", help="What they are to run, such as 2.1.0.")],
+    device: Chosen = None,
+    site: OfSite = None,
+    per_minute: Annotated[
+        int, typer.Option("--per-minute", min=1, max=1000, help="At most so many devices are told in a minute.")
+    ] = 50,
+    env: Env = "local",
+) -> None:
+    """Have devices update their firmware, by an IoT Job that stops when a fifth of them fail."""
+    if not device and site is None:
+        raise UserError("which devices? Give --device NAME, which can be given again, or --site SITE")
+    with using_database(env, application_name="fleet devices") as connection:
+        names = _in_service(connection, env, device or [], site)
+    started = start_update(env, version, names, per_minute=per_minute)
+    _console.print(
+        f"{started}: {len(names):,} devices, {per_minute:,} a minute; "
+        f"aws iot list-job-executions-for-job --job-id {started} shows how they fare, fleet devices sync takes it over",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _in_service(connection: psycopg.Connection, env: str, names: list[str], site: str | None) -> list[str]:
+    """Devices in service, of the site if one is given, and of those names if any are."""
+    if site is not None and not registry.has_site(connection, site):
+        raise UserError(f"--site {site}: there is no such site; fleet devices sites lists them")
+    chosen = Filter(site, active=True, offline_after_minutes=load(env).offline_after_minutes)
+    found = [row["device_id"] for row in registry.listed(connection, chosen)]
+    if unknown := [name for name in names if name not in set(found)]:
+        raise UserError(f"--device {unknown[0]}: there is no such device in service; fleet devices list shows them")
+    return [name for name in found if name in set(names)] if names else found

@@ -15,6 +15,7 @@ from certs.fanout import DEFAULT_CONCURRENCY, for_each_thing
 from certs.registry import ThingRegistry, client_config, fault
 from certs.store import Progress
 from ops.aws import session_for
+from ops.devices.shadows import Reported, reported_by
 from ops.errors import UserError
 
 MIRRORED = ("location", "firmware")
@@ -83,10 +84,12 @@ class ThingState:
     attributes: Mapping[str, str]
     certificates: Mapping[str, str]
     """Status by id."""
+    reported: Reported | None = None
+    """What the device says of itself in its shadow; None where it has none."""
 
 
 def thing_state(environment: str, name: str) -> ThingState | None:
-    """The thing and its certificates, or None when there is none. Raises UserError when AWS does not say."""
+    """The thing, its certificates and its shadow, or None when there is none. Raises UserError when AWS does not say."""
     registry = ThingRegistry(session_for(environment).client("iot"))
     try:
         thing = registry.thing(name)
@@ -96,4 +99,5 @@ def thing_state(environment: str, name: str) -> ThingState | None:
     except (ClientError, BotoCoreError) as error:
         raise fault(error, f"thing {name}") from None
     certificates = {identifier: each.status if each else "gone" for identifier, each in found.items()}
-    return ThingState(thing.thing_type, thing.attributes, certificates)
+    reported = reported_by(environment, [name]).get(name)
+    return ThingState(thing.thing_type, thing.attributes, certificates, reported)

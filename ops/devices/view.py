@@ -141,4 +141,5 @@ def thing_line(device: Mapping[str, Any], thing: ThingState | None) -> str:
         if thing.attributes.get(name, "") != attribute_value(device[name])
     ]
     step = "; ".join(differing) if differing else "in step with the registry"
-    return f"{thing.thing_type or 'without a type'}; {step}; certificates: {statuses or 'none'}"
+    shadow = f"; its shadow: {thing.reported}" if thing.reported else ""
+    return f"{thing.thing_type or 'without a type'}; {step}; certificates: {statuses or 'none'}{shadow}"

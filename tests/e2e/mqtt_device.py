@@ -44,9 +44,9 @@ class Device:
         packet = mqtt5.SubscribePacket([mqtt5.Subscription(topic_filter, mqtt5.QoS.AT_LEAST_ONCE)])
         return self._first(self._client.subscribe(packet), lambda suback: suback.reason_codes[0].name)
 
-    def received(self) -> tuple[str, bytes]:
-        """Waits for the next message: topic and payload."""
-        packet = self._received.get(timeout=_SECONDS)
+    def received(self, seconds: float = _SECONDS) -> tuple[str, bytes]:
+        """Waits for the next message: topic and payload. Raises queue.Empty when none comes."""
+        packet = self._received.get(timeout=seconds)
         return packet.topic, packet.payload
 
     def _first(self, operation: "Future[Any]", name: Any) -> str:

@@ -179,8 +179,11 @@ def test_a_device_publishes_to_its_own_topic_and_to_nobody_elses(
             f"{NAMES.topic}/{A}/{B}",
             f"{NAMES.topic}/{A}0",
             NAMES.topic,
-            f"$aws/things/{A}/shadow/update",
+            f"{NAMES.status_topic}/{B}",
             f"$aws/things/{B}/shadow/update",
+            f"$aws/things/{A}/shadow/delete",
+            f"$aws/things/{B}/jobs/start-next",
+            f"$aws/things/{B}/jobs/any/update",
         ]
         for topic in elsewhere if not retain else [f"{NAMES.topic}/{A}", f"{NAMES.topic}/{B}"]:
             with device(emulator, a, client_id=A) as one:
@@ -188,13 +191,20 @@ def test_a_device_publishes_to_its_own_topic_and_to_nobody_elses(
         with device(emulator, b, client_id=B) as other, device(emulator, a, client_id=A) as one:
             assert other.publish(f"{NAMES.topic}/{B}", b"of B") == "SUCCESS"
             assert one.publish(f"{NAMES.topic}/{A}", b"of A") == "SUCCESS"
+            for topic in (
+                f"{NAMES.status_topic}/{A}",
+                f"$aws/things/{A}/shadow/update",
+                f"$aws/things/{A}/jobs/x/update",
+            ):
+                assert one.publish(topic, b"{}") == "SUCCESS"
         heard = [ears.received(), ears.received()]
     assert sorted(heard) == [(f"{NAMES.topic}/{A}", b"of A"), (f"{NAMES.topic}/{B}", b"of B")]
 
 
 def test_a_device_leaves_no_last_words_on_anothers_topic(emulator: Emulator, a: DeviceIdentity) -> None:
-    assert outcome(emulator, a, A, will=Will(f"{NAMES.topic}/{A}", b"gone")) == CONNECTED
-    assert outcome(emulator, a, A, will=Will(f"{NAMES.topic}/{B}", b"gone")) == "NOT_AUTHORIZED"
+    for topic in (NAMES.topic, NAMES.status_topic):
+        assert outcome(emulator, a, A, will=Will(f"{topic}/{A}", b"gone")) == CONNECTED
+        assert outcome(emulator, a, A, will=Will(f"{topic}/{B}", b"gone")) == "NOT_AUTHORIZED"
 
 
 @pytest.mark.parametrize(
@@ -205,16 +215,20 @@ def test_a_device_leaves_no_last_words_on_anothers_topic(emulator: Emulator, a: 
         f"{NAMES.topic}/+",
         f"{NAMES.topic}/#",
         "#",
-        f"$aws/things/{B}/jobs/notify",
+        f"{NAMES.status_topic}/{A}",
+        f"$aws/things/{B}/jobs/notify-next",
+        "$aws/things/+/jobs/notify-next",
+        f"$aws/things/{B}/shadow/update/accepted",
     ],
 )
-def test_a_device_subscribes_to_nothing(
+def test_a_device_subscribes_to_nothing_but_its_own_jobs_and_shadow(
     emulator: Emulator, a: DeviceIdentity, listener: DeviceIdentity, topic_filter: str
 ) -> None:
     with device(emulator, listener, client_id=LISTENER) as ears:
         assert ears.subscribe(f"{NAMES.topic}/{B}") == "GRANTED_QOS_1"
     with device(emulator, a, client_id=A) as one:
-        assert one.outcome == CONNECTED
+        for own in ("jobs/notify-next", "jobs/+/update/rejected", "shadow/update/accepted"):
+            assert one.subscribe(f"$aws/things/{A}/{own}") == "GRANTED_QOS_1"
         assert one.subscribe(topic_filter) in REFUSED
 
 

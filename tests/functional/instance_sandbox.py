@@ -23,12 +23,12 @@ from typing import Any
 import psycopg
 from psycopg.conninfo import make_conninfo
 
+from local.debian.apt import PrivateApt
+from local.debian.libraries import replace_folder
 from local.emulator import ACCOUNT, REGION, SECRET_KEY
 from local.ports import any_free
 from local.session import AwsSession
 from local.timescaledb import placement
-from local.timescaledb.apt import PrivateApt
-from local.timescaledb.packages import replace_folder
 from ops.paths import ROOT
 
 SCRIPTS = ROOT / "infra" / "instance"

@@ -15,7 +15,7 @@ from rich.console import Console
 from certs.registry import ThingRegistry
 from local.session import AwsSession, emulator_session
 from local.state import Emulator
-from ops.devices import cli, files, registry, things
+from ops.devices import cli, files, firmware, registry, shadows, things
 from ops.devices.fields import DEVICES as DEVICE
 from tests.functional.commands import Commands, commands_use
 from tests.functional.replay_environment import environment
@@ -51,7 +51,8 @@ def fleet(database_dsn: str, aws: AwsSession, tmp_path: Path, monkeypatch: pytes
     commands_use(monkeypatch, database_dsn)
     monkeypatch.setattr(cli, "_console", Console(width=80))
     monkeypatch.setattr(cli, "_errors", Console(stderr=True, width=80))
-    monkeypatch.setattr(things, "session_for", lambda _environment: aws)
+    for module in (things, shadows, firmware):
+        monkeypatch.setattr(module, "session_for", lambda _environment: aws)
     return Fleet(tmp_path, aws.client("iot"))
 
 
@@ -281,6 +282,52 @@ def test_things_are_kept_in_step_and_none_is_made(fleet: Fleet, connection: psyc
     assert "things" not in fleet.ok("import", fleet.file(f"device_id,name\n{one},Boiler\n"))
     assert "things" not in fleet.ok("update", one, "--firmware", "2.2", "--no-iot")
     assert fleet.attributes(one)["firmware"] == "2.1"
+
+
+def test_the_registry_takes_over_the_firmware_that_shadows_report(
+    fleet: Fleet, connection: psycopg.Connection, aws: AwsSession
+) -> None:
+    one, two, silent = fleet.thing(firmware="1.0"), fleet.thing(), fleet.thing()
+    fleet.ok("import", fleet.file("device_id,firmware\n" + "".join(f"{name},1.0\n" for name in (one, two, silent))))
+
+    def reports(name: str, **state: Any) -> None:
+        document = json.dumps({"state": {"reported": state}})
+        aws.client("iot-data").update_thing_shadow(thingName=name, payload=document)
+
+    reports(one, firmware="2.1.0", connected=True)
+    reports(two, firmware="bad\x1b[31m", connected="yes")
+    output = fleet.ok("sync")
+    assert "firmware: 1 changed, 0 the same, 2 devices have reported none" in output
+    assert "things: 1 updated" in output
+    assert fleet.attributes(one)["firmware"] == "2.1.0"
+    assert {row[0]: row[3] for row in rows(connection)} == {one: "2.1.0", two: "1.0", silent: "1.0"}
+    assert "firmware: 0 changed, 1 the same, 0 devices" in fleet.ok("sync", "--device", one)
+    assert "its shadow: firmware 2.1.0, connected" in fleet.ok("show", one)
+    assert "its shadow" not in fleet.ok("show", silent)
+    assert "there is no such device in service" in fleet.refused("sync", "--device", "d-7")
+
+
+def test_a_firmware_update_is_a_bounded_job(fleet: Fleet, connection: psycopg.Connection) -> None:
+    one, two = fleet.thing(), fleet.thing()
+    fleet.ok("import", fleet.file(f"device_id,active\n{one},true\n{two},true\nno-thing,true\nd-9,false\n"), "--no-iot")
+    output = fleet.ok("firmware", "2.1.0-rc.1", "--device", one, "--device", two, "--per-minute", "7")
+    name = output.partition(":")[0]
+    assert name.startswith("firmware_update-2_1_0-rc_1-")
+    job = fleet.iot.describe_job(jobId=name)["job"]
+    assert sorted(target.rpartition("/")[2] for target in job["targets"]) == sorted([one, two])
+    assert job["jobExecutionsRolloutConfig"]["maximumPerMinute"] == 7
+    assert job["abortConfig"]["criteriaList"][0]["action"] == "CANCEL"
+    document = json.loads(fleet.iot.get_job_document(jobId=name)["document"])
+    assert document == {"operation": "firmware_update", "version": "2.1.0-rc.1"}
+    assert "which devices" in fleet.refused("firmware", "2.1.0")
+    assert "'2 1' is no firmware version" in fleet.refused("firmware", "2 1", "--device", one)
+    assert "no-thing is no thing of AWS IoT" in fleet.refused("firmware", "2.1.0", "--device", "no-thing")
+    assert "no such device in service" in fleet.refused("firmware", "2.1.0", "--device", "d-9")
+    assert "there is no such site" in fleet.refused("firmware", "2.1.0", "--site", "west")
+    names = "".join(f"many-{number},true\n" for number in range(101))
+    fleet.ok("import", fleet.file("device_id,active\n" + names), "--no-iot")
+    many = [part for number in range(101) for part in ("--device", f"many-{number}")]
+    assert "101 devices: a job takes 100 at most" in fleet.refused("firmware", "2.1.0", *many)
 
 
 def test_when_aws_refuses_it_is_said_what_is_done(

@@ -17,7 +17,8 @@ import psycopg
 import pytest
 
 from local import timescaledb
-from local.timescaledb import PackagesUnavailable, Server, apt, docker, packages, process, server
+from local.debian import apt
+from local.timescaledb import PackagesUnavailable, Server, docker, packages, process, server
 from local.timescaledb.placement import find_site
 from local.timescaledb.tls import make_identity
 from ops.errors import UserError

@@ -79,9 +79,10 @@ def test_a_run_says_what_it_did(deployed: None, store: Store, capsys: pytest.Cap
     handlers.handler({}, Context())
     found = emitted(capsys)
     assert found.pop("BucketsRecomputed") in {3, 4}
-    assert found == {"OldestTouchedSeconds": 0, "ChunksDropped": 0}
+    idle = {"OldestTouchedSeconds": 0, "ChunksDropped": 0, "BalanceMissingPartsPerMillion": 0}
+    assert found == {**idle, "BalancesWritten": 1}
     handlers.handler({}, Context())
-    assert emitted(capsys) == {"BucketsRecomputed": 0, "OldestTouchedSeconds": 0, "ChunksDropped": 0}
+    assert emitted(capsys) == {**idle, "BucketsRecomputed": 0, "BalancesWritten": 0}
 
 
 def test_a_run_that_has_no_time_left_says_what_waits(

@@ -295,6 +295,9 @@ _PRIVILEGES = """
 DECIDED = {
     # Relation: what loader, reader, SCADA and operator may on the whole of it: S(elect), I(nsert), U(pdate), D(elete).
     "ingest.announced_again": ("DISU", "S", "", "DISU"),
+    "ingest.balance": ("S", "S", "", "ISU"),
+    "ingest.balance_due": ("", "S", "", "S"),
+    "ingest.balance_lately": ("S", "S", "", "S"),
     "ingest.devices_seen": ("DISU", "S", "", "DISU"),
     "ingest.detector": ("ISU", "", "", "DISU"),
     "ingest.duplicates": ("DISU", "S", "", "DISU"),

@@ -1,7 +1,9 @@
 """The simulator against a real MQTT broker over mutual TLS, directly and through a line that can be cut."""
 
 import json
+import multiprocessing
 import os
+import re
 import select
 import signal
 import socket
@@ -12,12 +14,14 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import boto3
 import orjson
+import pyarrow.parquet
 import pytest
 from awscrt import mqtt5
 from awsiot import mqtt5_client_builder
@@ -28,6 +32,7 @@ from local import emulator as emulators
 from local.state import Emulator
 from ops.errors import UserError
 from simulator import fleet as fleet_module
+from simulator import publishing
 from simulator.config import SimulatorConfig
 from simulator.engine import run
 from simulator.report import Progress, RunReport
@@ -257,6 +262,115 @@ def test_readings_without_an_envelope_over_basic_ingest_are_acknowledged(emulato
     report = simulate(config, devices, emulator.mqtt_port)
     assert report.complete
     assert report.messages_acknowledged == report.readings_acknowledged == 375
+
+
+@pytest.mark.parametrize("way", ["private", "public"])
+def test_both_ways_to_publish_give_the_same_account(
+    emulator: Emulator, devices: Devices, subscriber: Subscriber, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert publishing.private_publish() is not None, "awscrt has changed: see simulator/publishing.py"
+    if way == "public":
+        monkeypatch.setattr(publishing, "_PRIVATE_PUBLISH", None)
+    report = simulate(replace(devices.config, duration_seconds=0.5), devices, emulator.mqtt_port)
+    assert report.complete
+    assert report.acknowledged == dict.fromkeys(devices.config.thing_names(), ((0, 24),))
+    eventually(lambda: len(subscriber.readings) >= 125)
+    assert subscriber.arrived() == dict.fromkeys(acknowledged(report), 1)
+    refused = simulate(
+        replace(devices.config, duration_seconds=None, topic="$aws/reserved"),
+        devices,
+        emulator.mqtt_port,
+        on_progress=_interrupt_once_refused,
+    )
+    assert (refused.readings_acknowledged, refused.first_publish_failure) == (0, "PUBACK TOPIC_NAME_INVALID")
+
+
+def _interrupt_once_refused(progress: Progress) -> None:
+    if progress.publish_failures:
+        raise KeyboardInterrupt
+
+
+def test_an_awscrt_that_publishes_in_another_way_is_left_to_its_public_function(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def publish(self: Any, publish_packet: Any) -> None:
+        _awscrt.mqtt5_client_publish(self._binding, publish_packet)  # type: ignore[name-defined]  # noqa: F821
+
+    monkeypatch.setattr(mqtt5.Client, "publish", publish)
+    assert publishing._find_private_publish() is None
+
+
+def test_mqtt_311_reconnects_and_loses_nothing(devices: Devices, subscriber: Subscriber, line: Line) -> None:
+    cuts: list[int] = []
+    connected: list[int] = []
+
+    def cut_once(progress: Progress) -> None:
+        if cuts:
+            connected.append(progress.connected)
+        if progress.phase == "running" and progress.connected == 5 and not cuts:
+            cuts.append(line.cut())
+
+    config = replace(devices.config, duration_seconds=3.0, protocol="mqtt311")
+    report = simulate(config, devices, line.port, on_progress=cut_once)
+    assert (cuts, report.reconnects, report.connected) == ([5], 5, 5)
+    assert min(connected) < 5
+    assert report.complete
+    assert report.readings_acknowledged == 5 * 150
+    eventually(lambda: set(subscriber.arrived()) >= acknowledged(report))
+    assert set(subscriber.arrived()) == acknowledged(report)
+
+
+def test_two_workers_are_one_fleet_with_one_account(
+    emulator: Emulator, devices: Devices, subscriber: Subscriber, tmp_path: Path
+) -> None:
+    seen: list[Progress] = []
+    truth = tmp_path / "truth.parquet"
+    start = datetime(2026, 1, 2, tzinfo=UTC)
+    report = run(
+        replace(devices.config, workers=2, start=start, duration_seconds=1.5),
+        devices.identities,
+        HOST,
+        emulator.mqtt_port,
+        stop=threading.Event(),
+        on_progress=seen.append,
+        oracle=truth,
+    )
+    assert report.complete
+    assert (report.devices, report.connected, report.readings_acknowledged) == (5, 5, 375)
+    assert report.acknowledged == dict.fromkeys(devices.config.thing_names(), ((0, 74),))
+    eventually(lambda: len(subscriber.readings) >= 375)
+    assert subscriber.arrived() == dict.fromkeys(acknowledged(report), 1)
+    # Each device has the readings that it would have in a fleet of one process.
+    first = {thing: row["ts"] for thing, row in subscriber.readings if row["seq"] == 0}
+    due_ms = [int(start.timestamp() * 1000) + 4 * index for index in range(5)]
+    assert first == dict(zip(devices.config.thing_names(), due_ms, strict=True))
+    assert seen[-1].devices == 5
+    assert report.bytes == sum(map(len, subscriber.payloads))
+    assert report.oracle_fault is None
+    assert pyarrow.parquet.read_metadata(truth).num_rows == 375
+    assert [path.name for path in tmp_path.glob("truth*")] == ["truth.parquet"]
+
+
+def test_a_worker_that_is_killed_is_one_line_and_the_others_end_in_order(emulator: Emulator, devices: Devices) -> None:
+    killed: list[int] = []
+
+    def kill_one(progress: Progress) -> None:
+        if progress.readings_acknowledged and not killed:
+            worker = next(child for child in multiprocessing.active_children() if child.name == "simulator-2")
+            assert worker.pid is not None
+            killed.append(worker.pid)
+            os.kill(worker.pid, signal.SIGKILL)
+
+    config = replace(devices.config, workers=2, duration_seconds=None)
+    with pytest.raises(UserError) as caught:
+        simulate(config, devices, emulator.mqtt_port, on_progress=kill_one)
+    line = str(caught.value)
+    assert line.startswith(f"worker 2 of 2 (process {killed[0]}, 2 devices) was ended by SIGKILL")
+    figures = re.search(r"have ([\d,]+) of ([\d,]+) readings acknowledged", line)
+    assert figures is not None
+    assert figures[1] == figures[2] != "0"
+    assert "\n" not in line
+    assert not multiprocessing.active_children()
 
 
 def test_cut_connections_cost_no_reading(

@@ -234,7 +234,7 @@ def filled(connection: psycopg.Connection) -> psycopg.Connection:
 def test_no_chunk_is_read_through(filled: psycopg.Connection, query: str) -> None:
     since = look_back_to(NOW, {})  # the most that it ever looks back
     devices = [f"device-{n}" for n in range(1, 301)]
-    parameters = {"now": NOW, "since": since, "start": START, "end": END, "greatest_gap": 10**6, "devices": devices}
+    parameters = {"now": NOW, "since": since, "start": START, "end": END, "devices": devices}
     row = filled.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {query}", parameters).fetchone()
     assert row is not None
     scans = [node for node in nodes(row[0][0]["Plan"]) if "_chunk" in str(node.get("Relation Name"))]
@@ -293,13 +293,16 @@ def test_connections_are_those_of_clients_among_those_that_clients_may_have(
 def test_the_functions_are_for_the_loader_only_and_no_way_to_more(database_dsn: str) -> None:
     with psycopg.connect(database_dsn, autocommit=True) as connection:
         public = connection.execute(
-            "SELECT proname, array_agg(acl.grantee::regrole::text ORDER BY 1), proconfig FROM pg_proc, "
+            "SELECT proname, array_agg(acl.grantee::regrole::text ORDER BY acl.grantee::regrole::text), proconfig FROM pg_proc, "
             "aclexplode(proacl) acl WHERE prosecdef AND pronamespace = 'ingest'::regnamespace AND acl.grantee <> proowner "
             "GROUP BY proname, proconfig ORDER BY proname"
         ).fetchall()
-        path = ["search_path=pg_catalog, pg_temp"]
+        path, wider = ["search_path=pg_catalog, pg_temp"], ["search_path=public, pg_temp"]
         assert public == [
+            ("balance_next", ["iot_loader"], wider),
             ("client_connections", ["iot_loader", "iot_reader"], path),
+            ("drop_expired_balance", ["iot_loader"], wider),
+            ("quarantined_numbers", ["iot_reader"], path),
             ("refresh_latest", ["iot_loader"], path),
             ("unarchived_wal_seconds", ["iot_loader", "iot_reader"], path),
         ]

@@ -97,6 +97,7 @@ WELL: Values = {
     "watch.AnomalyDetectionSeconds": 5.2,
     "watch.AnomaliesCritical": 0,
     "maintenance.OldestTouchedSeconds": 35,
+    "maintenance.BalanceMissingPartsPerMillion": 12,
     "agent.mem_used_percent": 41,
     "agent.disk_used_percent": 55,
     "agent.BackupAgeSeconds": 40_000,
@@ -199,8 +200,9 @@ FAULTS: Mapping[str, Fault] = {
     "probe-silent": Fault({"probe.IotReachable": None}),
     "sweeper-errors": Fault({"sweeper-function.Errors": 1}),
     "sweeper-silent": Fault({"sweeper.ObjectsNeverLoaded": None}),
-    "maintenance-silent": Fault({"maintenance.OldestTouchedSeconds": None}),
+    "maintenance-silent": Fault({name: None for name in WELL if name.startswith("maintenance.")}),
     "rollups-stale": Fault(rising={"maintenance.OldestTouchedSeconds": _age}),
+    "balance-missing": Fault({"maintenance.BalanceMissingPartsPerMillion": 400}),
     "rotation-errors": Fault({"rotation-function.Errors": 1}),
 }
 
@@ -233,6 +235,7 @@ _DATABASE_DOWN = Fault(
         "sweeper.ObjectsNeverLoaded": None,
         "sweeper-function.Errors": 1,
         "maintenance.OldestTouchedSeconds": None,
+        "maintenance.BalanceMissingPartsPerMillion": None,
     },
     {"objects.ApproximateAgeOfOldestMessage": _age, "loader-function.Duration": _since(0, 30_000)},
 )

@@ -3,6 +3,7 @@
 For generated pairs of legal thing names, and for every way in which a certificate may be attached to things.
 """
 
+import json
 import string
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,27 @@ def both_forms(of: Names, name: str) -> tuple[str, str]:
     return f"{of.topic}/{name}", f"{of.basic_ingest_topic}/{name}"
 
 
+def said_only(of: Names, name: str) -> tuple[str, ...]:
+    """Topics that a device publishes to beside telemetry."""
+    things = f"$aws/things/{name}"
+    return (
+        f"{of.status_topic}/{name}",
+        f"{things}/shadow/update",
+        f"{things}/jobs/start-next",
+        f"{things}/jobs/firmware_update-2_1_0/update",
+    )
+
+
+def heard_only(name: str) -> dict[str, str]:
+    """What a device listens to: topic by filter."""
+    things = f"$aws/things/{name}"
+    answers = ("shadow/update/accepted", "jobs/notify-next", "jobs/start-next/accepted", "jobs/start-next/rejected")
+    return {f"{things}/{answer}": f"{things}/{answer}" for answer in answers} | {
+        f"{things}/jobs/+/update/{answer}": f"{things}/jobs/any-1/update/{answer}"
+        for answer in ("accepted", "rejected")
+    }
+
+
 generated = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=100)
 
 
@@ -113,6 +135,9 @@ def test_a_device_publishes_to_its_own_topics_only(environment: str, policies: P
         for topic in both_forms(own, a):
             assert policies.publishes(mine, topic)
             assert not policies.retains(mine, topic), "a retained message would outlive its device"
+        for topic in said_only(own, a):
+            assert policies.publishes(mine, topic)
+            assert not policies.retains(mine, topic)
         refused = {
             *both_forms(own, b),
             *(f"{topic}/{b}" for topic in both_forms(own, a)),
@@ -131,8 +156,15 @@ def test_a_device_publishes_to_its_own_topics_only(environment: str, policies: P
             f"$aws/rules/{own.rule}",
             f"$aws/rules/{own.rule}2/{own.topic}/{a}",
             f"$aws/rules/Another/{own.topic}/{a}",
-            *(f"$aws/things/{thing}/shadow/update" for thing in (a, b)),
-            *(f"$aws/things/{thing}/jobs/start-next" for thing in (a, b)),
+            *said_only(own, b),
+            *(f"{topic}/{b}" for topic in said_only(own, a)),
+            f"{own.status_topic}/+",
+            own.status_topic,
+            f"$aws/rules/{own.status_rule}/{own.status_topic}/{a}",
+            *(f"$aws/things/{a}/shadow/{verb}" for verb in ("get", "delete", "name/any/update")),
+            *(f"$aws/things/{a}/jobs/{verb}" for verb in ("get", "notify-next", "start-next/accepted", "update")),
+            *(f"$aws/things/{thing}/jobs/x/update" for thing in (b, "+", "*", "", f"{a}/{b}", f"{b}/{a}")),
+            *(f"$aws/things/{thing}/shadow/update" for thing in (f"{a}/{b}", f"{b}/{a}", "+")),
             f"$aws/events/presence/connected/{a}",
             "$aws/certificates/create/json",
             "$aws/provisioning-templates/any/provision/json",
@@ -149,35 +181,66 @@ def test_a_device_reaches_no_other_environment(environment: str, policies: Polic
     assert others
     for mine in as_registered(a, b):
         for other in others:
-            assert not [topic for name in pair for topic in both_forms(other, name) if policies.publishes(mine, topic)]
+            topics = [topic for name in pair for topic in both_forms(other, name)]
+            topics += [f"{other.status_topic}/{name}" for name in pair]
+            assert not [topic for topic in topics if policies.publishes(mine, topic)]
 
 
 @generated
 @given(pairs)
-def test_a_device_hears_nothing(environment: str, policies: Policies, pair: tuple[str, str]) -> None:
+@example(("device-00001", "device-00002"))
+@example(("device-1", "device-10"))
+def test_a_device_hears_what_is_for_it_and_nothing_else(
+    environment: str, policies: Policies, pair: tuple[str, str]
+) -> None:
     a, b = pair
     own = Names.of(environment)
     for mine in as_registered(a, b):
-        for name in pair:
-            topics = (
-                *both_forms(own, name),
-                f"$aws/things/{name}/shadow/get/accepted",
-                f"$aws/things/{name}/jobs/notify",
-            )
-            for topic in topics:
-                assert not policies.subscribes(mine, topic)
-                assert not policies.receives(mine, topic)
-        for topic_filter in (
+        for topic_filter, topic in heard_only(a).items():
+            assert policies.subscribes(mine, topic_filter)
+            assert policies.receives(mine, topic)
+        refused = {
+            *(topic for name in pair for topic in both_forms(own, name)),
+            *(f"{own.status_topic}/{name}" for name in pair),
+            *heard_only(b).values(),
+            f"$aws/things/{a}/shadow/get/accepted",
+            f"$aws/things/{a}/shadow/update/delta",
+            f"$aws/things/{b}/jobs/notify",
+        }
+        assert not [topic for topic in refused if policies.subscribes(mine, topic) or policies.receives(mine, topic)]
+        filters = {
+            *heard_only(b),
+            *heard_only("+"),
+            *heard_only("#"),
+            f"$aws/things/{a}/#",
+            f"$aws/things/{a}/+/+",
+            f"$aws/things/{a}/shadow/#",
+            f"$aws/things/{b}/jobs/#",
+            "$aws/things/+/jobs/#",
+            "$aws/things/#",
             "#",
             "+",
             "+/+/+",
             f"{own.topic}/+",
             f"{own.topic}/#",
+            f"{own.status_topic}/+",
             "$aws/#",
             f"$share/g/{own.topic}/#",
+            f"$share/g/$aws/things/{b}/jobs/notify-next",
             "*",
-        ):
-            assert not policies.subscribes(mine, topic_filter)
+        }
+        assert not [topic_filter for topic_filter in filters if policies.subscribes(mine, topic_filter)]
+
+
+def test_aws_takes_the_policy_in_every_region(environment: str) -> None:
+    """https://docs.aws.amazon.com/iot/latest/apireference/API_CreatePolicy.html: 2,048 characters, white space aside."""
+    document = _written_out(synthesised(environment).only("AWS::IoT::Policy")["PolicyDocument"])
+    text = (
+        json.dumps(document, separators=(",", ":"))
+        .replace("us-east-1", "ap-southeast-1")
+        .replace(":aws:", ":aws-us-gov:")
+    )
+    assert len(text) <= 2_048
 
 
 @generated
@@ -193,9 +256,13 @@ def test_a_certificate_without_its_thing_may_do_nothing(
         over_https = Connection(None, frozenset({a}), exclusive=True, registered=frozenset(pair), common_name=a)
         for someone in (nowhere, over_https):
             for name in pair:
-                for topic in both_forms(Names.of(environment), name):
+                own = Names.of(environment)
+                for topic in (*both_forms(own, name), *said_only(own, name)):
                     assert not policies.publishes(someone, topic)
                     assert not policies.allow(someone, "iot:Publish", f"topic/{topic}")
+                for topic_filter, topic in heard_only(name).items():
+                    assert not policies.allow(someone, "iot:Subscribe", f"topicfilter/{topic_filter}")
+                    assert not policies.allow(someone, "iot:Receive", f"topic/{topic}")
 
 
 @generated

@@ -1,11 +1,15 @@
 """The Ingest stack of every environment: who may do what, what is encrypted, what triggers what."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from infra.pipeline import rule_file
 from lambdas.shared.stamp import decode_stamps
+from ops.errors import UserError
+from ops.paths import ROOT
 from tests.infra.templates import ATTACHING, ENVIRONMENTS, Synthesised, statements, synthesised
 
 THING = "${iot:Connection.Thing.ThingName}"
@@ -41,7 +45,7 @@ def role_of(properties: dict[str, Any]) -> str:
     return str(properties["Role"]["Fn::GetAtt"][0])
 
 
-def test_a_device_may_connect_as_itself_and_publish_to_its_own_topics_only(template: Synthesised) -> None:
+def test_a_device_may_connect_as_itself_and_use_its_own_topics_only(template: Synthesised) -> None:
     policy = template.only("AWS::IoT::Policy")
     names = template.settings.names
     allowed = {
@@ -54,6 +58,14 @@ def test_a_device_may_connect_as_itself_and_publish_to_its_own_topics_only(templ
         ("iot:Connect", f"client/{THING}"),
         ("iot:Publish", f"topic/{names.topic}/{THING}"),
         ("iot:Publish", f"topic/$aws/rules/{names.rule}/{names.topic}/{THING}"),
+        ("iot:Publish", f"topic/{names.status_topic}/{THING}"),
+        ("iot:Publish", f"topic/$aws/things/{THING}/shadow/update"),
+        ("iot:Publish", f"topic/$aws/things/{THING}/jobs/start-next"),
+        ("iot:Publish", f"topic/$aws/things/{THING}/jobs/*/update"),
+        ("iot:Subscribe", f"topicfilter/$aws/things/{THING}/shadow/update/accepted"),
+        ("iot:Subscribe", f"topicfilter/$aws/things/{THING}/jobs/*"),
+        ("iot:Receive", f"topic/$aws/things/{THING}/shadow/update/accepted"),
+        ("iot:Receive", f"topic/$aws/things/{THING}/jobs/*"),
     }
     for statement in policy["PolicyDocument"]["Statement"]:
         assert statement["Condition"] == {"Bool": {"iot:Connection.Thing.IsAttached": "true"}}
@@ -61,8 +73,8 @@ def test_a_device_may_connect_as_itself_and_publish_to_its_own_topics_only(templ
 
 
 def test_the_rule_stamps_what_a_device_must_not_forge(template: Synthesised) -> None:
-    payload = template.only("AWS::IoT::TopicRule")["TopicRulePayload"]
     names = template.settings.names
+    payload = template.only("AWS::IoT::TopicRule", RuleName=names.rule)["TopicRulePayload"]
     secret = template.logical_id("AWS::SecretsManager::Secret", Name=names.stamp_secret)
     reference = f"{{{{resolve:secretsmanager:<{secret}>:SecretString:stamp::}}}}"
     assert text(payload["Sql"]) == (
@@ -77,6 +89,51 @@ def test_the_rule_stamps_what_a_device_must_not_forge(template: Synthesised) -> 
         names.stream,
         f"<{template.logical_id('AWS::KinesisFirehose::DeliveryStream')}>",
     }
+
+
+def test_a_last_will_goes_to_the_shadow_of_who_left_it_and_nowhere_else(template: Synthesised) -> None:
+    names = template.settings.names
+    payload = template.only("AWS::IoT::TopicRule", RuleName=names.status_rule)["TopicRulePayload"]
+    assert payload["Sql"] == f"SELECT * FROM '{names.status_topic}/+'"
+    assert not topic_matches(f"{names.topic}/+", f"{names.status_topic}/any"), "or it would be taken for telemetry"
+    assert "ErrorAction" not in payload, "the error queue ends in quarantine, among telemetry"
+    [action] = payload["Actions"]
+    assert action["Republish"]["Topic"] == "$$aws/things/${topic(3)}/shadow/update"
+    assert action["Republish"]["Qos"] == 1
+    role = action["Republish"]["RoleArn"]["Fn::GetAtt"][0]
+    [(action_, [resource])] = statements(template, role).items()
+    assert action_ == "iot:Publish"
+    assert text(resource).endswith(":topic/$aws/things/*/shadow/update")
+    [trust] = template.template["Resources"][role]["Properties"]["AssumeRolePolicyDocument"]["Statement"]
+    assert trust["Principal"] == {"Service": "iot.amazonaws.com"}
+    assert text(trust["Condition"]["ArnEquals"]["aws:SourceArn"]).endswith(f"rule/{names.status_rule}")
+    rule = template.logical_id("AWS::IoT::TopicRule", RuleName=names.status_rule)
+    assert role in template.template["Resources"][rule]["DependsOn"]
+
+
+def topic_matches(topic_filter: str, topic: str) -> bool:
+    """Whether a filter without `#` takes a topic."""
+    levels = list(zip(topic_filter.split("/"), topic.split("/"), strict=False))
+    return topic_filter.count("/") == topic.count("/") and all(level in {"+", name} for level, name in levels)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"actions": [{"republish": {"topic": "$$aws/things/x/shadow/update"}}]}, "must republish to"),
+        ({"sql": "SELECT * FROM 'iot/#'"}, "must read FROM 'iot/status/\\+'"),
+        ({"errorAction": {"sqs": {}}}, "leave it out"),
+        ({"actions": []}, "one republish action"),
+    ],
+)
+def test_a_rule_file_that_would_reach_further_is_refused(
+    changed: dict[str, Any], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rule = json.loads((ROOT / "iot_rules" / "device_status_to_shadow.json").read_text())
+    (tmp_path / "rule.json").write_text(json.dumps(rule | changed))
+    monkeypatch.setattr(rule_file, "_FOLDER", tmp_path)
+    with pytest.raises(UserError, match=f"^iot_rules/rule.json: .*{said}"):
+        rule_file.status_rule_payload("rule.json", topic="iot/status", role_arn="arn")
 
 
 def test_the_stamp_is_made_by_secrets_manager_and_can_stand_in_sql_as_it_is(template: Synthesised) -> None:
@@ -94,7 +151,7 @@ def test_the_stamp_is_made_by_secrets_manager_and_can_stand_in_sql_as_it_is(temp
 
 
 def test_the_rules_roles_may_put_records_and_send_errors_and_only_iot_takes_them_on(template: Synthesised) -> None:
-    payload = template.only("AWS::IoT::TopicRule")["TopicRulePayload"]
+    payload = template.only("AWS::IoT::TopicRule", RuleName=template.settings.names.rule)["TopicRulePayload"]
     errors = template.logical_id("AWS::SQS::Queue", QueueName=template.settings.names.rule_error_queue)
     stream = template.logical_id("AWS::KinesisFirehose::DeliveryStream")
     to_stream = payload["Actions"][0]["Firehose"]["RoleArn"]["Fn::GetAtt"][0]

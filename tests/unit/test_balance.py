@@ -2,7 +2,8 @@
 
 import pytest
 
-from ops.balance import Balance, count_readings
+from ops.audit.lines import count_readings
+from ops.balance import Balance
 
 
 @pytest.mark.parametrize(

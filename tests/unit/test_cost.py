@@ -539,7 +539,7 @@ def payloads(batch: int, readings: int) -> list[bytes]:
     found = []
     for _ in range(readings):
         for device in devices:
-            device.take_reading(1_795_232_831_832)
+            device.take(1_795_232_831_832)
             while message := device.next_message():
                 found.append(message.payload)
     return found

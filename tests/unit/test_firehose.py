@@ -67,3 +67,13 @@ def test_what_a_killed_process_had_buffered_is_delivered_by_the_next(tmp_path: P
     delivered(again)
     assert not list(Spool(tmp_path, size_bytes=1000, interval_seconds=3600).due())
     killed.close()
+
+
+def test_other_hints_apply_to_what_is_buffered_already(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, size_bytes=1000, interval_seconds=3600)
+    spool.append(b"aaaa\n")
+    assert batches(spool) == []
+    spool.resize(size_bytes=6, interval_seconds=3600)
+    spool.append(b"bbbb\n")
+    assert batches(spool) == [b"aaaa\n"]
+    assert batches(spool, everything=True) == [b"aaaa\n", b"bbbb\n"]

@@ -108,16 +108,18 @@ def test_an_empty_file_or_section_leaves_the_defaults(file: Path, text: str) -> 
         ("device: {count: 3}", "fleet.yaml:1: device.count is no setting of the simulator: did you mean devices.count?"),
         (
             "devices: {banana: 3}",
-            "fleet.yaml:1: devices.banana is no setting of the simulator: devices takes count, prefix, buffer_readings",
+            "fleet.yaml:1: devices.banana is no setting of the simulator: devices takes count, prefix, buffer_readings, "
+            "managed, firmware, workers",
         ),
         (
             "fruit: {banana: 3}",
             "fleet.yaml:1: fruit.banana is no setting of the simulator: "
-            "the sections are devices, telemetry, mqtt, anomaly",
+            "the sections are devices, telemetry, mqtt, anomaly, profiles, groups, behaviours",
         ),
         (
             "fruit:",
-            "fleet.yaml:1: fruit is no setting of the simulator: the sections are devices, telemetry, mqtt, anomaly",
+            "fleet.yaml:1: fruit is no setting of the simulator: "
+            "the sections are devices, telemetry, mqtt, anomaly, profiles, groups, behaviours",
         ),
         ("devices: 3", "fleet.yaml:1: devices must hold `key: value` lines"),
         ("- devices", "fleet.yaml:1: the file must hold `key: value` lines"),

@@ -92,6 +92,12 @@ def test_each_thing_that_went_wrong_is_one_line(change: dict[str, object], warni
     assert len(out.splitlines()) == 8
 
 
+def test_what_was_done_on_purpose_is_told() -> None:
+    report = replace(REPORT, duplicates_published=3, malformed_published=2, malformed_acknowledged=2)
+    out = printed(lambda console: print_totals(console, report))
+    assert "on purpose: 3 duplicates, 2 malformed messages (2 acknowledged), 0 readings lost" in out
+
+
 def test_a_run_that_never_measured_has_totals_too() -> None:
     empty = replace(REPORT, run_seconds=0, ack_p50_ms=None, ack_p95_ms=None, ack_max_ms=None)
     assert "ack p50 -, p95 -, max -" in printed(lambda console: print_totals(console, empty))

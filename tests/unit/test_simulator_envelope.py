@@ -12,11 +12,11 @@ from simulator.envelope import EnvelopePacker, Message
 
 def pack(config: SimulatorConfig, encoded: list[bytes]) -> list[Message]:
     packer = EnvelopePacker(config, device=3)
-    messages = []
+    messages: list[Message] = []
     for seq, reading in enumerate(encoded):
         due = seq * config.interval_seconds
         messages += packer.add(reading, seq=seq, due=due, next_due=due + config.interval_seconds)
-    return messages + packer.flush()
+    return [*messages, *packer.flush()]
 
 
 def sizes(config: SimulatorConfig, readings: int) -> list[int]:
@@ -41,7 +41,7 @@ def test_a_reading_goes_at_once_when_none_can_join_it_in_time() -> None:
     packer = EnvelopePacker(SimulatorConfig(interval_seconds=5, linger_seconds=1), device=0)
     (message,) = packer.add(b"{}", seq=0, due=0, next_due=5)
     assert message.payload == b'{"readings":[{}]}'
-    assert packer.flush() == []
+    assert not packer.flush()
 
 
 def test_an_envelope_stays_within_the_unit_that_firehose_bills() -> None:

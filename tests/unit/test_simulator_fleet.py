@@ -14,8 +14,11 @@ from hypothesis import strategies as st
 
 from simulator import fleet as fleet_module
 from simulator.config import SimulatorConfig
+from simulator.device import Act, Device
 from simulator.envelope import Message
-from simulator.fleet import CONNECTS_AT_A_TIME, CONNECTS_PER_SECOND, FINISH_SECONDS, Fleet, NobodyConnectedError, Phase
+from simulator.fleet import FINISH_SECONDS, YIELD_SECONDS, Fleet, NobodyConnectedError, Phase
+from simulator.links import CONNECTS_AT_A_TIME, CONNECTS_PER_SECOND
+from simulator.management import Management
 from simulator.report import RunReport
 
 START = 1_795_219_200.0
@@ -48,7 +51,11 @@ class ScriptedBroker:
     """Returns a failure, None for an acknowledgement, or raises `Held` to keep the sender waiting."""
     started: list[tuple[float, int]] = field(default_factory=list)
     stopped: list[int] = field(default_factory=list)
+    abrupt: int = 0
     attempts: list[Attempt] = field(default_factory=list)
+    sent: list[tuple[int, str, bytes]] = field(default_factory=list)
+    """What the devices' management sent."""
+    send_failure: str | None = None
     held: deque[Message] = field(default_factory=deque)
     fleet: Fleet | None = None
 
@@ -92,8 +99,16 @@ class ScriptedLink:
         else:
             self.fleet.on_completed(message, failure)
 
-    def stop(self) -> None:
+    def send(self, topic: str, payload: bytes) -> None:
+        self.broker.sent.append((self.index, topic, payload))
+        self.fleet.on_sent(self.index, self.broker.send_failure)
+
+    def subscribe(self, topic: str) -> None:
+        self.fleet.on_sent(self.index, None)
+
+    def stop(self, *, abrupt: bool = False) -> None:
         self.broker.stopped.append(self.index)
+        self.broker.abrupt += abrupt
         self.fleet.on_stopped(self.index)
 
 
@@ -105,6 +120,8 @@ class Run:
     seq_start: dict[str, int] = field(default_factory=dict)
     clock: Clock = field(default_factory=Clock)
     stop: threading.Event = field(default_factory=threading.Event)
+    options: dict[str, Any] = field(default_factory=dict)
+    """Further arguments of the fleet."""
 
     def __post_init__(self) -> None:
         self.broker = ScriptedBroker(self.clock)
@@ -116,6 +133,7 @@ class Run:
             wall_clock=lambda: START,
             stop=self.stop,
             seq_start=self.seq_start,
+            **self.options,
         )
 
     def until(self, reached: Callable[[], bool], *, limit_seconds: float = 600) -> None:
@@ -227,7 +245,7 @@ def test_no_more_than_a_hundred_attempts_to_connect_are_under_way() -> None:
     run.broker.silent = set(range(50, 300))
     run.seconds(10)
     assert len(run.broker.started) == 50 + CONNECTS_AT_A_TIME
-    assert run.fleet.progress().phase == "connecting"
+    assert run.fleet.progress()[0].phase == "connecting"
 
 
 def test_a_fleet_of_which_nobody_can_connect_gives_up_and_says_why() -> None:
@@ -258,7 +276,7 @@ def test_what_is_measured_offline_is_sent_later_with_the_time_it_was_measured() 
     run.seconds(2)
     before = len(run.broker.attempts)
     run.fleet.on_refused(0, "AWS_IO_SOCKET_CONNECTION_REFUSED")
-    assert run.fleet.progress().readings_buffered == pytest.approx(20, abs=11)
+    assert run.fleet.progress()[0].readings_buffered == pytest.approx(20, abs=11)
     run.fleet.on_connected(0)
     run.seconds(0.1)
     late = rows(run.broker.attempts[before:])
@@ -288,12 +306,25 @@ def test_no_more_messages_are_in_flight_than_aws_allows() -> None:
     run.broker.on_publish = hold
     run.until(lambda: run.fleet.phase is Phase.FINISHING)
     assert len(run.broker.held) == 100
-    assert run.fleet.progress().readings_buffered == 200
+    assert run.fleet.progress()[0].readings_buffered == 200
     run.broker.on_publish = None
     run.broker.release()
     report = run.to_the_end()
     assert report.complete
     assert [seq for attempt in run.broker.attempts for seq in seqs(attempt.message)] == list(range(300))
+
+
+def test_mqtt_311_sends_a_backlog_no_faster_than_aws_takes_it() -> None:
+    run = Run(SimulatorConfig(device_count=1, interval_seconds=0.02, batch=1, duration_seconds=6, protocol="mqtt311"))
+    run.until(lambda: run.fleet.phase is Phase.RUNNING)
+    run.fleet.on_disconnected(0)
+    run.seconds(5.9)
+    assert not run.broker.attempts
+    run.fleet.on_connected(0)
+    assert run.to_the_end().complete
+    times = [attempt.at for attempt in run.broker.attempts]
+    assert len(times) == 300
+    assert max(sum(at <= other < at + 1 for other in times) for at in times) <= 102
 
 
 def test_a_failed_message_is_sent_again_unchanged_and_ever_more_patiently() -> None:
@@ -390,10 +421,79 @@ def test_progress_adds_up_at_any_moment() -> None:
     run.until(lambda: run.fleet.phase is Phase.RUNNING)
     for _ in range(20):
         run.seconds(0.37)
-        progress = run.fleet.progress()
+        progress = run.fleet.progress()[0]
         assert progress.readings_generated == progress.readings_published + progress.readings_buffered
         assert progress.connected == progress.devices == 10
     assert progress.elapsed_seconds == pytest.approx(20 * 0.37, abs=0.1)
+
+
+class Absent(Device):
+    """Is away from second 1 to second 2; the second of the fleet is revoked then, the third sleeps to the end."""
+
+    __slots__ = ("_acts", "_index")
+
+    def __init__(self, config: SimulatorConfig, index: int, thing_name: str, **rest: Any) -> None:
+        super().__init__(config, index, thing_name, **rest)
+        self._index = index
+        self._acts = deque([(1.0, Act.GO_OFFLINE), (2.0, Act.GO_ONLINE)])
+        if index == 1:
+            self._acts = deque([(1.0, Act.REVOKE | Act.GO_OFFLINE)])
+        elif index == 2:
+            self._acts.pop()
+
+    def take(self, started_at_ms: int) -> Act:
+        if not self._acts or self.due < self._acts[0][0]:
+            return super().take(started_at_ms)
+        act = self._acts.popleft()[1]
+        self.revoked |= bool(act & Act.REVOKE)
+        return act
+
+    def finish(self) -> Act:
+        return super().finish() | (Act.GO_ONLINE if self._index == 2 else Act.NOTHING)
+
+
+@dataclass
+class Ledger:
+    settled_at: dict[Message, float | None] = field(default_factory=dict)
+
+    def settled(self, message: Message, acknowledged_at: float | None) -> None:
+        assert message not in self.settled_at
+        self.settled_at[message] = acknowledged_at
+
+
+@pytest.mark.parametrize("managed", [False, True])
+def test_devices_go_offline_and_return_and_each_message_is_settled_once(managed: bool) -> None:
+    ledger, revoked = Ledger(), list[int]()
+    management = (lambda name: Management(name, firmware="1.0.0")) if managed else None
+    run = Run(
+        replace(TEN, device_count=4, batch=2),
+        options={"make_device": Absent, "recorder": ledger, "revoke": revoked.append, "management": management},
+    )
+    run.broker.on_publish = lambda attempt: None if run.fleet.devices[attempt.device].connected else "offline"
+    report = run.to_the_end()
+    assert report.complete
+    assert revoked == [1]
+    # What is published while a device is away would be kept by its client, and be sent unseen some time later.
+    assert report.publish_failures == report.management_failures == 0
+    assert run.broker.abrupt == 4
+    assert report.reconnects == 3
+    assert report.readings_excused == report.readings_generated - report.readings_acknowledged > 30
+    away = [attempt.at for attempt in run.broker.attempts if attempt.device == 2]
+    started = report.connect_seconds + 1000
+    assert not [at for at in away if started + 1.01 < at < started + 4.99]
+    settled = [seq for message, at in ledger.settled_at.items() if at is not None for seq in seqs(message)]
+    assert len(settled) == report.readings_acknowledged
+    assert sum(message.readings for message in ledger.settled_at) == report.readings_generated
+    said = Counter(index for index, topic, _ in run.broker.sent if topic.endswith("/shadow/update"))
+    assert said == ({0: 3, 1: 1, 2: 3, 3: 3} if managed else {})
+
+
+def test_what_management_cannot_say_never_stops_telemetry() -> None:
+    run = Run(replace(TEN, device_count=2), options={"management": lambda name: Management(name, firmware="1.0.0")})
+    run.broker.send_failure = "PUBACK NOT_AUTHORIZED"
+    report = run.to_the_end()
+    assert report.complete
+    assert report.management_failures == 6  # twice shadow, jobs, and the last words
 
 
 @settings(max_examples=150, deadline=None)
@@ -448,6 +548,6 @@ def test_a_step_is_bounded_so_that_acknowledgements_are_seen_to() -> None:
     run = Run(SimulatorConfig(device_count=1, interval_seconds=0.001, duration_seconds=None))
     run.until(lambda: run.fleet.phase is Phase.RUNNING)
     run.clock.now += 10  # the machine was asleep
-    assert run.fleet.step() == 0
-    assert run.fleet.progress().readings_generated <= fleet_module.READINGS_PER_STEP + 1
-    assert run.fleet.progress().behind_seconds == pytest.approx(10, abs=0.1)
+    assert run.fleet.step() == YIELD_SECONDS
+    assert run.fleet.progress()[0].readings_generated <= fleet_module.READINGS_PER_STEP + 1
+    assert run.fleet.progress()[0].behind_seconds == pytest.approx(10, abs=0.1)

@@ -18,6 +18,7 @@ from ops.errors import UserError
 from simulator.config import SimulatorConfig
 from simulator.engine import run
 from simulator.preflight import check_identities, ensure_descriptors
+from simulator.workers import worker_count
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,17 @@ def test_the_soft_limit_of_open_files_is_raised_as_far_as_needed(open_file_limit
 def test_more_devices_than_descriptors_says_how_many_are_possible(monkeypatch: pytest.MonkeyPatch) -> None:
     # The hard limit itself cannot be raised again, so it is not lowered for a test.
     monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, 4096))
+    monkeypatch.setattr(resource, "setrlimit", lambda *_: None)
     with pytest.raises(
         UserError, match=r"^5000 devices need 5064 file descriptors .* have 4096: at most 4032 devices are possible"
     ):
         ensure_descriptors(5000)
+    ensure_descriptors(8064, workers=2)
+    with pytest.raises(UserError, match=r"each of 2 workers may .* 8064 devices are possible; .*, or `--workers 3`"):
+        ensure_descriptors(8066, workers=2)
+
+
+def test_workers_are_as_many_as_cores_and_devices_are_good_for() -> None:
+    found = [worker_count(None, devices, cores) for devices, cores in [(10_000, 2), (10_000, 8), (1_200, 16), (10, 16)]]
+    assert found == [1, 4, 2, 1]
+    assert [worker_count(wanted, 3, 2) for wanted in (1, 2, 8)] == [1, 2, 3]

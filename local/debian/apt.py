@@ -53,14 +53,11 @@ Acquire::Retries "{retries}";
 
 
 class PackagesUnavailable(UserError):  # noqa: N818 - like UserError, it is named for who reads it
-    """Debian's packages cannot be had on this machine; the message names the other ways to a database."""
+    """Debian's packages cannot be had on this machine."""
 
     def __init__(self, reason: str) -> None:
         self.reason = reason
-        super().__init__(
-            f"TimescaleDB cannot be had from Debian's packages here ({reason}); give a database of your own in "
-            "FLEET_DATABASE_URL, or use Docker with `--database docker`, or run on a Debian host with a Debian mirror"
-        )
+        super().__init__(f"Debian's packages cannot be had here: {reason}")
 
 
 @dataclass(frozen=True)

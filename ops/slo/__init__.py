@@ -1,0 +1,1 @@
+"""`fleet slo`: whether the runbook's service levels are kept."""

@@ -1,0 +1,1 @@
+"""What devices do wrong, on purpose and the same for the same seed."""
