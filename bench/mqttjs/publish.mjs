@@ -65,12 +65,14 @@ async function connectAll() {
 
 async function measure(devices, step) {
   const intervalMs = (1000 * devices.length) / step.messages_per_second;
-  // A timer per client, evenly staggered, that publishes once each time: mqttx's `interval()` is setInterval underneath.
+  // A timer per client, evenly staggered, with an async callback that publishes once each time: cli/src/lib/pub.ts.
   const timers = [];
   const starts = devices.map((device, index) =>
     setTimeout(
       () => {
-        timers[index] = setInterval(() => publish(device), intervalMs);
+        timers[index] = setInterval(async () => {
+          if (device.client.connected) publish(device);
+        }, intervalMs);
       },
       (intervalMs * index) / devices.length,
     ),

@@ -46,7 +46,7 @@ def test_the_exceptions_are_these_many_and_each_has_a_reason(tmp_path: Path) -> 
         "AwsSolutions-IAM5": 15,
         "AwsSolutions-S1": 1,
         "AwsSolutions-SMG4": 1,
-        "NIST.800.53.R5-CloudWatchAlarmAction": 39,
+        "NIST.800.53.R5-CloudWatchAlarmAction": 41,
         "NIST.800.53.R5-EC2EBSInBackupPlan": 1,
         "NIST.800.53.R5-EC2InstancesInVPC": 1,
         "NIST.800.53.R5-IAMNoInlinePolicy": 14,
