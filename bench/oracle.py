@@ -19,9 +19,9 @@ from bench.simulator_broker import HOST, PREFIX, broker, find_mosquitto, identit
 from certs.store import DeviceIdentity
 from ops.errors import UserError
 from ops.paths import LOCAL
-from simulator import engine
-from simulator.config import SimulatorConfig
 from simulator.oracle import read
+from simulator.run import engine
+from simulator.scenario.config import SimulatorConfig
 
 _DEVICES = 200
 _OFFERED_PER_SECOND = 1_000_000

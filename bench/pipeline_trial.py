@@ -13,9 +13,9 @@ import psycopg
 
 from bench.pipeline_parts import Load, Parts
 from certs.store import DeviceIdentity
-from simulator.config import SimulatorConfig
-from simulator.engine import run
-from simulator.report import Progress, RunReport
+from simulator.accounts.report import Progress, RunReport
+from simulator.run.engine import run
+from simulator.scenario.config import SimulatorConfig
 
 READINGS_PER_MESSAGE = 25
 STALLED_SECONDS = 30.0

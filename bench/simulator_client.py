@@ -29,13 +29,13 @@ from bench.simulator_steps import (
     say,
     steps,
 )
-from simulator.config import SimulatorConfig
-from simulator.connection import Broker
-from simulator.device import Act, Device
-from simulator.endpoint import Endpoint
-from simulator.envelope import Message
-from simulator.fleet import Fleet, Phase
-from simulator.session import without_certificate_bundle
+from simulator.devices.device import Act, Device
+from simulator.devices.envelope import Message
+from simulator.mqtt.connection import Broker
+from simulator.run.fleet import Fleet, Phase
+from simulator.run.session import without_certificate_bundle
+from simulator.scenario.config import SimulatorConfig
+from simulator.scenario.endpoint import Endpoint
 
 _IDLE_SECONDS = 0.25
 _NOTHING, _READING, _READING_PUBLISH = Act.NOTHING, Act.READING, Act.READING | Act.PUBLISH

@@ -26,8 +26,8 @@ from lambdas.processor.raw_object import ObjectVersion
 from lambdas.shared.stamp import Stamps
 from local.timescaledb.edition import is_community
 from ops.errors import UserError
-from simulator.config import SimulatorConfig
-from simulator.signals import DeviceSignals
+from simulator.devices.signals import DeviceSignals
+from simulator.scenario.config import SimulatorConfig
 
 _SECONDS_PER_DAY = 86_400
 _ENVELOPES_PER_OBJECT = 4_000

@@ -23,9 +23,9 @@ from ops.dashboards.preview import default_path, failure_lines, reader, write_pr
 from ops.errors import UserError
 from ops.paths import LOCAL
 from ops.target import database, ensure_devices, mqtt_endpoint
-from simulator.config import SimulatorConfig
-from simulator.engine import run
-from simulator.report import Progress, RunReport
+from simulator.accounts.report import Progress, RunReport
+from simulator.run.engine import run
+from simulator.scenario.config import SimulatorConfig
 
 READINGS_PER_SECOND = 1_000
 STALLED_SECONDS = 60.0

@@ -14,12 +14,12 @@ from rich.console import Console
 
 from infra.settings import load
 from ops.errors import UserError
-from simulator.config import SimulatorConfig, load_config
+from simulator.accounts.report import RunReport
 from simulator.console import print_scenarios, print_totals, progress_on
-from simulator.groups import revoked_things
-from simulator.identity import DeviceIdentityLike
-from simulator.ready_made import ready_made, scenario_file
-from simulator.report import RunReport
+from simulator.mqtt.identity import DeviceIdentityLike
+from simulator.scenario.config import SimulatorConfig, load_config
+from simulator.scenario.groups import revoked_things
+from simulator.scenario.ready_made import ready_made, scenario_file
 
 if TYPE_CHECKING:
     from simulator.revocation import Revocation
@@ -125,7 +125,7 @@ def simulate(
     for option, file in (("--json", json_file), ("--oracle", oracle)):
         if file is not None:
             _check_writable(option, file)
-    from simulator.engine import run
+    from simulator.run.engine import run
 
     console = Console(stderr=True, quiet=quiet)
     host, port = _endpoint(settings, env)

@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from simulator.ready_made import ReadyMade
-from simulator.report import Progress, RunReport
+from simulator.accounts.report import Progress, RunReport
+from simulator.scenario.ready_made import ReadyMade
 
 LINE_SECONDS = 5.0
 BEHIND_WORTH_TELLING_SECONDS = 1.0

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable, Sequence
 
-from simulator.config import SimulatorConfig
-from simulator.keys import COMMON_KEYS, DAILY_KEYS, FOLLOWS_KEYS, GROUP_KEYS, KINDS, PROFILE_KEYS, Key
-from simulator.ready_made import ready_made
-from simulator.settings import SETTINGS, Setting
+from simulator.scenario.config import SimulatorConfig
+from simulator.scenario.keys import COMMON_KEYS, DAILY_KEYS, FOLLOWS_KEYS, GROUP_KEYS, KINDS, PROFILE_KEYS, Key
+from simulator.scenario.ready_made import ready_made
+from simulator.scenario.settings import SETTINGS, Setting
 
 _DEFAULT = SimulatorConfig()
 

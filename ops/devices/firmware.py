@@ -1,6 +1,6 @@
 """Firmware updates: an IoT Job for devices, at a bounded rate, that stops by itself when too many fail.
 
-What a device makes of it is in `simulator/management.py`.
+What a device makes of it is in `simulator/devices/management.py`.
 """
 
 import json
@@ -15,7 +15,7 @@ from certs.fanout import DEFAULT_CONCURRENCY, for_each_thing
 from certs.registry import client_config, fault
 from ops.aws import session_for
 from ops.errors import UserError
-from simulator.management import OPERATION
+from simulator.devices.management import OPERATION
 
 MAX_TARGETS = 100
 """https://docs.aws.amazon.com/iot/latest/apireference/API_AssociateTargetsWithJob.html"""

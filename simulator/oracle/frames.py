@@ -14,7 +14,7 @@ TEXT = 0xFFFF_FFFF
 """In the place of a device: the bytes are the recorder's own JSON."""
 NEVER = float("nan")
 MALFORMED = 2
-"""The kind of a message that holds no readings: as in simulator.envelope, which the process that writes need not load."""
+"""The kind of a message that holds no readings: as in simulator.devices.envelope, which the process that writes need not load."""
 _BLOCK_BYTES = 1024 * 1024
 
 Header = tuple[int, int, int, int, float, float]

@@ -33,7 +33,7 @@ _PATIENCE_SECONDS = 120.0
 
 
 class Settled(Protocol):
-    """What is read of a message (`simulator.envelope.Message`)."""
+    """What is read of a message (`simulator.devices.envelope.Message`)."""
 
     @property
     def device(self) -> int: ...

@@ -23,8 +23,8 @@ from ops.aws import session_for
 from ops.errors import UserError
 from ops.paths import LOCAL, ROOT
 from ops.target import database, ensure_devices, mqtt_endpoint
-from simulator.config import SimulatorConfig
-from simulator.engine import run
+from simulator.run.engine import run
+from simulator.scenario.config import SimulatorConfig
 from tests.preview_page import panels
 
 pytestmark = pytest.mark.e2e

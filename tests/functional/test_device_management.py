@@ -23,10 +23,10 @@ from local import emulator as emulators
 from local.session import AwsSession
 from local.state import Emulator
 from ops.paths import ROOT
-from simulator import session
-from simulator.config import SimulatorConfig
-from simulator.engine import run
-from simulator.management import Management, Packet, Restart, Send, Subscribe
+from simulator.devices.management import Management, Packet, Restart, Send, Subscribe
+from simulator.run import session
+from simulator.run.engine import run
+from simulator.scenario.config import SimulatorConfig
 from tests.e2e.mqtt_device import CONNECTED, Device, Will, device
 from tests.functional.conftest import wait_until
 

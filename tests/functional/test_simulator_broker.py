@@ -31,12 +31,12 @@ from certs.store import DeviceIdentity, IdentityStore
 from local import emulator as emulators
 from local.state import Emulator
 from ops.errors import UserError
-from simulator import fleet as fleet_module
-from simulator import publishing
-from simulator.config import SimulatorConfig
-from simulator.engine import run
-from simulator.report import Progress, RunReport
-from simulator.signals import DeviceSignals
+from simulator.accounts.report import Progress, RunReport
+from simulator.devices.signals import DeviceSignals
+from simulator.mqtt import publishing
+from simulator.run import fleet as fleet_module
+from simulator.run.engine import run
+from simulator.scenario.config import SimulatorConfig
 
 ROOT = Path(__file__).parents[2]
 HOST = emulators.HOST
@@ -268,7 +268,7 @@ def test_readings_without_an_envelope_over_basic_ingest_are_acknowledged(emulato
 def test_both_ways_to_publish_give_the_same_account(
     emulator: Emulator, devices: Devices, subscriber: Subscriber, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert publishing.private_publish() is not None, "awscrt has changed: see simulator/publishing.py"
+    assert publishing.private_publish() is not None, "awscrt has changed: see simulator/mqtt/publishing.py"
     if way == "public":
         monkeypatch.setattr(publishing, "_PRIVATE_PUBLISH", None)
     report = simulate(replace(devices.config, duration_seconds=0.5), devices, emulator.mqtt_port)
@@ -509,7 +509,7 @@ def test_a_port_that_speaks_something_else(emulator: Emulator, devices: Devices)
 
 
 def test_a_port_that_never_answers(devices: Devices, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("simulator.diagnosis.TIMEOUT_SECONDS", 0.3)
+    monkeypatch.setattr("simulator.mqtt.diagnosis.TIMEOUT_SECONDS", 0.3)
     with socket.create_server((HOST, 0)) as silent:
         assert "gives no answer in TLS within 0.3 s" in refused(devices, silent.getsockname()[1])
 

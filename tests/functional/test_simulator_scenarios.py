@@ -18,11 +18,11 @@ from certs.endpoint import write_trust_anchor
 from certs.store import IdentityStore
 from local import emulator as emulators
 from local.state import Emulator
-from simulator.behaviours import kinds
-from simulator.config import SimulatorConfig
-from simulator.engine import run
-from simulator.report import RunReport
+from simulator.accounts.report import RunReport
 from simulator.revocation import Revocation
+from simulator.run.engine import run
+from simulator.scenario import behaviours as kinds
+from simulator.scenario.config import SimulatorConfig
 
 HOST = emulators.HOST
 PATIENCE_SECONDS = 30.0

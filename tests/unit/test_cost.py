@@ -28,8 +28,8 @@ from ops.cost.prices import load_prices, unit
 from ops.cost.usage import readings_per_month, remarks, unknown_kinds, usage
 from ops.errors import UserError
 from ops.synthesis import settings_of
-from simulator.config import ENVELOPE_MAX_BYTES, SimulatorConfig
-from simulator.device import Device
+from simulator.devices.device import Device
+from simulator.scenario.config import ENVELOPE_MAX_BYTES, SimulatorConfig
 
 MONTH_SECONDS = 730 * 3600
 PRICES = load_prices("us-east-1")

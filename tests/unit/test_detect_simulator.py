@@ -5,8 +5,8 @@ import pytest
 from lambdas.processor.detection.detector import FLOORS
 from lambdas.processor.detection.usual import WARM_UP_READINGS, Device, Usual, observe
 from lambdas.shared.contract import METRICS
-from simulator.config import SimulatorConfig
-from simulator.signals import DeviceSignals
+from simulator.devices.signals import DeviceSignals
+from simulator.scenario.config import SimulatorConfig
 
 START = 1_795_219_200_000
 NAMES = [metric.name for metric in METRICS]

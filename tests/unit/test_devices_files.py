@@ -18,8 +18,8 @@ from ops.devices.files import Entry, read_file
 from ops.devices.registry import plan
 from ops.devices.things import attribute_value
 from ops.errors import UserError
-from simulator.config import SimulatorConfig
-from simulator.signals import DeviceSignals
+from simulator.devices.signals import DeviceSignals
+from simulator.scenario.config import SimulatorConfig
 
 
 def written(tmp_path: Path, text: str | bytes, name: str = "devices.csv") -> Path:

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulator.latency import LatencyHistogram
-from simulator.pacing import TokenBucket
-from simulator.seq_ranges import SeqRanges
+from simulator.accounts.latency import LatencyHistogram
+from simulator.devices.seq_ranges import SeqRanges
+from simulator.run.pacing import TokenBucket
 
 
 @given(st.lists(st.tuples(st.integers(0, 200), st.integers(0, 20))))

@@ -17,13 +17,13 @@ from lambdas.processor.limits import Limits
 from lambdas.processor.parse import Row, parse_line
 from lambdas.shared.quarantine import Quarantined
 from lambdas.shared.stamp import STAMP, Stamps
-from simulator.behaviours import kinds
-from simulator.behaviours.kinds import Behaviour
-from simulator.behaviours.malformed import FORMS, payload
-from simulator.config import SimulatorConfig
-from simulator.device import Act, Device
-from simulator.envelope import Message, MessageKind
-from simulator.groups import DeviceGroup, revoked_things
+from simulator.devices.device import Act, Device
+from simulator.devices.envelope import Message, MessageKind
+from simulator.scenario import behaviours as kinds
+from simulator.scenario.behaviours import Behaviour
+from simulator.scenario.config import SimulatorConfig
+from simulator.scenario.groups import DeviceGroup, revoked_things
+from simulator.scenario.malformed import FORMS, payload
 
 START_MS = 1_795_219_200_000
 CONFIG = SimulatorConfig(

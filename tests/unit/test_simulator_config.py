@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from ops.errors import UserError
-from simulator.config import SimulatorConfig, load_config
-from simulator.endpoint import Endpoint
+from simulator.scenario.config import SimulatorConfig, load_config
+from simulator.scenario.endpoint import Endpoint
 
 EXAMPLE = Path(__file__).parents[2] / "simulator" / "fleet.example.yaml"
 

@@ -12,9 +12,9 @@ import pytest
 from rich.console import Console
 
 from ops.errors import UserError
+from simulator.accounts.report import Progress, RunReport
 from simulator.cli import simulate
 from simulator.console import print_totals, progress_on
-from simulator.report import Progress, RunReport
 
 START = datetime(2026, 11, 21, tzinfo=UTC)
 

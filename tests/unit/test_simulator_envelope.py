@@ -6,8 +6,8 @@ import orjson
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulator.config import ENVELOPE_MAX_BYTES, SimulatorConfig
-from simulator.envelope import EnvelopePacker, Message
+from simulator.devices.envelope import EnvelopePacker, Message
+from simulator.scenario.config import ENVELOPE_MAX_BYTES, SimulatorConfig
 
 
 def pack(config: SimulatorConfig, encoded: list[bytes]) -> list[Message]:

@@ -12,14 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simulator import fleet as fleet_module
-from simulator.config import SimulatorConfig
-from simulator.device import Act, Device
-from simulator.envelope import Message
-from simulator.fleet import FINISH_SECONDS, YIELD_SECONDS, Fleet, NobodyConnectedError, Phase
-from simulator.links import CONNECTS_AT_A_TIME, CONNECTS_PER_SECOND
-from simulator.management import Management
-from simulator.report import RunReport
+from simulator.accounts.report import RunReport
+from simulator.devices.device import Act, Device
+from simulator.devices.envelope import Message
+from simulator.devices.management import Management
+from simulator.run import fleet as fleet_module
+from simulator.run.fleet import FINISH_SECONDS, YIELD_SECONDS, Fleet, NobodyConnectedError, Phase
+from simulator.run.links import CONNECTS_AT_A_TIME, CONNECTS_PER_SECOND
+from simulator.scenario.config import SimulatorConfig
 
 START = 1_795_219_200.0
 

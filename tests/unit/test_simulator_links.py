@@ -4,7 +4,7 @@ from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
-from simulator.links import Links
+from simulator.run.links import Links
 
 
 class _Link:

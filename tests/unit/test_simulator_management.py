@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from infra.names import Names
-from simulator.management import ANSWER_SECONDS, Management, Packet, Restart, Send, Subscribe, status_topic
+from simulator.devices.management import ANSWER_SECONDS, Management, Packet, Restart, Send, Subscribe, status_topic
 
 THING = "device-00001"
 JOBS = f"$aws/things/{THING}/jobs"

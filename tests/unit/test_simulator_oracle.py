@@ -24,15 +24,15 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from ops.errors import UserError
-from simulator.config import SimulatorConfig
-from simulator.envelope import Message, MessageKind
-from simulator.fleet import Fleet
+from simulator.devices.envelope import Message, MessageKind
 from simulator.oracle import Recorder, Run, frames, merge, open_oracle, part_of, read, recorder
 from simulator.oracle.columns import FORMAT, SCHEMA, VERSION
 from simulator.oracle.frames import HEADER, NEVER, text_frame
 from simulator.oracle.payloads import VALUES
 from simulator.oracle.reading import is_being_written
 from simulator.oracle.writer import write
+from simulator.run.fleet import Fleet
+from simulator.scenario.config import SimulatorConfig
 
 THINGS = ["pump-1", "pump-2", "Größe-3"]
 RUN = Run(seed=7, topic="$aws/rules/r/t")

@@ -15,10 +15,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from ops.errors import UserError
-from simulator.config import SimulatorConfig
-from simulator.engine import run
-from simulator.preflight import check_identities, ensure_descriptors
-from simulator.workers import worker_count
+from simulator.run.engine import run
+from simulator.run.preflight import check_identities, ensure_descriptors
+from simulator.run.workers import worker_count
+from simulator.scenario.config import SimulatorConfig
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,15 @@ import orjson
 import pytest
 
 from ops.errors import UserError
-from simulator.behaviours import kinds
 from simulator.cli import simulate
-from simulator.config import SimulatorConfig, load_config
-from simulator.device import Device
-from simulator.groups import DeviceGroup
-from simulator.keys import KINDS
-from simulator.profiles import MetricProfile, Profile, ProfileSignals
-from simulator.ready_made import ready_made, scenario_file
+from simulator.devices.device import Device
+from simulator.devices.profile_signals import ProfileSignals
+from simulator.scenario import behaviours as kinds
+from simulator.scenario.config import SimulatorConfig, load_config
+from simulator.scenario.groups import DeviceGroup
+from simulator.scenario.keys import KINDS
+from simulator.scenario.profiles import MetricProfile, Profile
+from simulator.scenario.ready_made import ready_made, scenario_file
 
 START_MS = 1_795_219_200_000
 PROFILE = "profiles:\n  p:\n    temperature: {noise: 1}\n    co2: {range: [400, 2000]}\n"

@@ -10,8 +10,8 @@ import orjson
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simulator.config import SimulatorConfig
-from simulator.signals import DeviceSignals
+from simulator.devices.signals import DeviceSignals
+from simulator.scenario.config import SimulatorConfig
 
 START_MS = 1_795_219_200_000  # midnight, UTC
 CALM = SimulatorConfig(anomaly_probability=0)

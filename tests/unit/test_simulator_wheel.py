@@ -6,7 +6,7 @@ from math import inf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulator.wheel import TICK_SECONDS, TimingWheel
+from simulator.run.wheel import TICK_SECONDS, TimingWheel
 
 _SLACK = 1e-9
 
