@@ -191,6 +191,8 @@ def _step(one: Trial) -> dict[str, Any]:
     last = one.waiting[-1] if one.waiting else None
     return {
         "offered_per_second": round(one.offered),
+        "acknowledged": one.acknowledged,
+        "rows": one.rows,
         "acknowledged_per_second": round(one.acknowledged_per_second),
         "rows_per_second": round(one.rows_per_second),
         "latency_p50_seconds": one.latency_p50,

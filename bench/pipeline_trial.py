@@ -22,6 +22,7 @@ STALLED_SECONDS = 30.0
 _SAMPLE_SECONDS = 0.5
 
 _LOADED = "SELECT coalesce(sum(rows + duplicates + quarantined), 0)::bigint FROM ingest.objects WHERE object_id > %s"
+_ROWS = "SELECT count(*) FROM telemetry WHERE timestamp >= %s AND object_id > %s"
 # Compared one by one, not by their number: a duplicate does not make up for a reading that is missing.
 _MISSING = """
 WITH acknowledged AS (SELECT * FROM unnest(%s::text[], %s::bigint[], %s::bigint[]) AS a (device_id, first, last))
@@ -78,6 +79,7 @@ class Trial:
     offered: float
     """Readings per second."""
     acknowledged: int
+    rows: int
     acknowledged_per_second: float
     rows_per_second: float
     latency_p50: float | None
@@ -116,11 +118,13 @@ def trial(line: Line, rate: float, seconds: float, progress: Callable[[str], Non
     with watch:
         report = run(config, line.identities, line.host, line.port, stop=threading.Event(), on_progress=watch.see)
     loaded, drained_at, missing = _drain(line, report, first_object, progress)
-    p50, p95 = _one(line, _LATENCY, (first_object, report.started_at - timedelta(seconds=1)))
+    since = report.started_at - timedelta(seconds=1)
+    p50, p95 = _one(line, _LATENCY, (first_object, since))
     began = report.started_at.timestamp()
     return Trial(
         offered=rate,
         acknowledged=report.readings_acknowledged,
+        rows=_one(line, _ROWS, (since, first_object))[0],
         acknowledged_per_second=report.readings_acknowledged / max(report.run_seconds, 1e-9),
         rows_per_second=loaded / max(drained_at - began, 1e-9),
         latency_p50=p50,

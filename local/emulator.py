@@ -61,12 +61,14 @@ def start(
     mqtt_port: int | None,
     before: Emulator | None,
     enforce_policies: bool = False,
+    retransmit_seconds: int = 30,
 ) -> Emulator:
     """Starts the emulator, where it was before if those ports are free, and waits until it answers.
 
     With `enforce_policies` it holds devices to their IoT policies and callers to their IAM policies, as AWS does; the
     `cdk` command line then cannot deploy to it, for want of what its roles are granted by conditions.
 
+    A message that is not acknowledged it sends again after `retransmit_seconds`.
     Raises UserError when a given port is taken or it does not come up.
     """
     port = choose(port, what="the AWS emulator", preferred=before.port if before else None)
@@ -89,6 +91,7 @@ def start(
             "BIND_HOST": HOST,
             "GATEWAY_PORT": str(port),
             "IOT_MTLS_PORT": str(mqtt_port),
+            "IOT_RETRANSMIT_SECONDS": str(retransmit_seconds),
             "SFTP_ENABLED": "0",
             "S3_DATA_DIR": str(temporary / "s3"),
             "STATE_DIR": str(temporary / "state"),

@@ -1,46 +1,52 @@
-"""The balance of one run: where each acknowledged reading is, from three independent sources.
+"""What a demonstration proves beside the audit: that the pipeline has drained, what lies in S3, and how long it took.
 
-What was acknowledged comes from the devices, what lies in S3 from the objects themselves, and what became of it from
-the database. Nothing here trusts a count that another part made.
+What became of each reading is the audit's to say (ops.audit), value by value by the ground truth. Here the objects are
+counted for themselves, and both are held against each other and against what the devices counted.
 """
 
-import gzip
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, LiteralString
 
 import psycopg
 
-from infra.names import RAW_PREFIX
-from ops.audit.lines import count_readings
-from ops.audit.waiting import queue_depth
+from lambdas.shared.listing import hour_prefixes, pages
+from ops.audit.lines import lines_of, text_of
+from ops.audit.sheet import Sheet
+from ops.audit.staging import milliseconds
+from ops.audit.waiting import Sources, spooled_readings
+from ops.errors import UserError
 
-SeqRange = tuple[int, int]
-
-
-@dataclass(frozen=True)
-class Pipeline:
-    """What the balance looks at."""
-
-    s3: Any
-    sqs: Any
-    bucket: str
-    rule_errors: str
-    """URL of the queue of messages that never reach S3. (Events of objects need no counting: the ledger tells.)"""
-    database: psycopg.Connection
-    undelivered: Callable[[], int]
-    """Readings that Firehose has taken in and not delivered."""
+_HOUR = timedelta(hours=1)
+_POLL_SECONDS = 0.2
+_CONNECTION_LOST = (psycopg.OperationalError, psycopg.InterfaceError, UserError)
 
 
 @dataclass(frozen=True)
-class Before:
-    """The pipeline's state before a run: what is there already is not the run's."""
+class Sending:
+    """A run that has ended."""
 
-    objects: frozenset[str]
-    object_id: int
-    at: datetime
+    devices: frozenset[str]
+    since: datetime
+    """No reading of the run is older, and these devices sent nothing else after it."""
+    published: int
+    """Readings handed to the broker; of those that it never acknowledged some may have arrived."""
+    earlier: frozenset[str]
+    """Keys of objects that were there before the run."""
+
+
+@dataclass(frozen=True)
+class Arrived:
+    """What of a run is in S3, and what the ledger says of those objects."""
+
+    in_s3: int
+    objects: int
+    duplicates: int
+    latency_p50_seconds: float | None
+    latency_p95_seconds: float | None
+    latency_max_seconds: float | None
 
 
 @dataclass(frozen=True)
@@ -52,9 +58,18 @@ class Balance:
     in_s3: int
     rows: int
     duplicates: int
+    """Readings that came once more, as QoS 1 allows, and were stored once."""
     quarantined: int
     in_flight: int
     missing: int
+    differing: int
+    """Rows with other values than were sent."""
+    unexpected: int
+    """Rows and items in quarantine that nobody sent."""
+    unproven: int
+    """Acknowledged readings of which the ground truth does not know."""
+    in_doubt_arrived: int
+    """Never acknowledged, and here all the same."""
     rejected_objects: int
     objects: int
     latency_p50_seconds: float | None
@@ -62,142 +77,154 @@ class Balance:
     latency_max_seconds: float | None
 
     @property
+    def dealt_with(self) -> int:
+        """Readings in S3 of which something became."""
+        return self.rows + self.in_doubt_arrived + self.duplicates + self.quarantined
+
+    @property
     def accounted_for(self) -> bool:
-        """Whether every acknowledged reading is somewhere, and every reading in S3 was dealt with."""
-        dealt_with = self.rows + self.duplicates + self.quarantined == self.in_s3
-        return self.missing == 0 and self.rejected_objects == 0 and (dealt_with or self.in_flight > 0)
+        """Whether every acknowledged reading is somewhere, as it was sent, and all that is in S3 was dealt with."""
+        wrong = self.missing or self.differing or self.unexpected or self.unproven or self.rejected_objects
+        return not wrong and (self.dealt_with == self.in_s3 or self.in_flight > 0)
 
     def as_json(self) -> dict[str, Any]:
         """Plain values for a JSON file."""
         return {**asdict(self), "accounted_for": self.accounted_for}
 
 
-def before(pipeline: Pipeline) -> Before:
-    """Remembers what is there."""
-    row = _one(pipeline, "SELECT coalesce(max(object_id), 0), clock_timestamp() FROM ingest.objects")
-    return Before(frozenset(_keys(pipeline)), row[0], row[1])
+def balance(sheet: Sheet, arrived: Arrived, *, published: int, acknowledged: int) -> Balance:
+    """What the audit found, beside what the devices counted and what lies in S3."""
+    total = sheet.total
+    return Balance(
+        published=published,
+        acknowledged=acknowledged,
+        rows=total.rows,
+        quarantined=total.quarantined,
+        in_flight=total.in_flight,
+        missing=total.missing,
+        differing=total.differing,
+        unexpected=sheet.unexpected_rows + len(sheet.unexpected_quarantined),
+        unproven=abs(acknowledged - total.expected),
+        in_doubt_arrived=sheet.in_doubt_arrived,
+        rejected_objects=sheet.rejected_objects,
+        **asdict(arrived),
+    )
+
+
+def keys_now(at: Sources) -> frozenset[str]:
+    """Keys of the objects of this hour and of those beside it."""
+    now = datetime.now(UTC)
+    return frozenset(_keys(at, now))
 
 
 def wait_until_drained(
-    pipeline: Pipeline, start: Before, *, stalled_seconds: float, progress: Callable[[int], None] = lambda _: None
-) -> bool:
-    """Waits until nothing of the run is on its way; False when nothing has moved for `stalled_seconds`.
-
-    `progress` is called with the readings in flight each time their number has changed.
-    """
-    moved, last = time.monotonic(), None
-    counts: dict[str, int] = {}
-    while True:
-        loaded = _ledger_keys(pipeline, start)
-        waiting = _new_keys(pipeline, start) - loaded
-        messages = queue_depth(pipeline.sqs, pipeline.rule_errors)
-        readings = pipeline.undelivered() + sum(_count(pipeline, key, counts) for key in waiting)
-        if not waiting and not messages and not readings:
-            return True
-        now = (readings, len(waiting), messages, len(loaded))
-        if now != last:
-            moved, last = time.monotonic(), now
-            progress(readings)
-        if time.monotonic() - moved > stalled_seconds:
-            return False
-        time.sleep(0.2)
-
-
-def balance(
-    pipeline: Pipeline,
-    start: Before,
+    at: Sources,
+    connect: Callable[[], psycopg.Connection],
+    sending: Sending,
     *,
-    published: int,
-    acknowledged: Mapping[str, Sequence[SeqRange]],
-    since: datetime,
-) -> Balance:
-    """The balance of a run whose readings carry timestamps from `since` on."""
-    counts: dict[str, int] = {}
-    new_keys = _new_keys(pipeline, start)
-    in_s3 = sum(_count(pipeline, key, counts) for key in new_keys)
-    on_its_way = new_keys - _ledger_keys(pipeline, start)
-    in_flight = pipeline.undelivered() + sum(counts[key] for key in on_its_way)
-    ledger = _one(
-        pipeline,
-        "SELECT count(*), count(*) FILTER (WHERE status = 'rejected'), coalesce(sum(duplicates), 0)::bigint "
-        "FROM ingest.objects WHERE object_id > %s",
-        (start.object_id,),
-    )
-    stored = _one(pipeline, "SELECT count(*) FROM telemetry WHERE object_id > %s", (start.object_id,))
-    refused = _one(
-        pipeline,
-        "SELECT count(*) FROM ingest.quarantine WHERE resolution IS DISTINCT FROM 'redriven' "
-        "AND (object_id > %s OR (object_id IS NULL AND quarantined_at >= %s))",
-        (start.object_id, start.at),
+    stalled_seconds: float,
+    quiet_seconds: float,
+    enough: Callable[[], bool] = lambda: False,
+    progress: Callable[[str], None] = lambda _: None,
+) -> bool:
+    """Waits until as many readings are rows as were published, through a restart of the database too.
+
+    False when it is `enough`, when nothing has moved for `stalled_seconds`, or for `quiet_seconds` with nothing on its
+    way that can be seen. (The emulator hands on what it has acknowledged a moment later, and nobody can look into it.)
+    Raises UserError when the database has not answered for `stalled_seconds`.
+    """
+    connection: psycopg.Connection | None = None
+    moved, last = time.monotonic(), (-1, -1, -1, -1)
+    try:
+        while True:
+            lost = None
+            try:
+                connection = connection or connect()
+                now = _look(at, connection, sending)
+            except _CONNECTION_LOST as error:
+                if connection is not None:
+                    connection.close()
+                connection, now, lost = None, last, error
+                progress("the database does not answer")
+            if now != last:
+                moved, last = time.monotonic(), now
+                progress(f"{max(0, sending.published - now[0]):,} readings on their way")
+            stored, *waiting = now
+            if stored >= sending.published:
+                return True
+            still = time.monotonic() - moved
+            if still > stalled_seconds and lost is not None:
+                reason = " ".join(str(lost).split())
+                raise UserError(f"the database has not answered for {stalled_seconds:.0f} s ({reason})")
+            if enough() or still > stalled_seconds or (lost is None and not any(waiting) and still > quiet_seconds):
+                return False
+            time.sleep(_POLL_SECONDS)
+    finally:
+        if connection is not None:
+            connection.close()
+
+
+def _look(at: Sources, database: psycopg.Connection, sending: Sending) -> tuple[int, int, int, int]:
+    """Rows of the run, and readings, objects and messages on their way: in the order in which data flows."""
+    spooled = spooled_readings(at.spool) if at.spool is not None else 0
+    messages = at.rule_errors()
+    objects = _objects(at, sending)
+    loaded = _ledger(database, at, objects)
+    stored = _one(
+        database,
+        "SELECT count(*) FROM telemetry WHERE timestamp >= %s AND device_id = ANY(%s)",
+        (sending.since, list(sending.devices)),
+    )[0]
+    return stored, spooled, len(objects) - len(loaded), messages
+
+
+def arrived(at: Sources, database: psycopg.Connection, sending: Sending) -> Arrived:
+    """Counts the run's readings in the objects themselves, and reads what the ledger says of these."""
+    objects = _objects(at, sending)
+    since = milliseconds(sending.since)
+    in_s3 = 0
+    for key in objects:
+        body: bytes = at.s3.get_object(Bucket=at.bucket, Key=key)["Body"].read()
+        for line in lines_of(text_of(body, gzipped=key.endswith(".gz"))):
+            in_s3 += sum(each.device_id in sending.devices and each.ts >= since for each in line.keys)
+    devices = list(sending.devices)
+    duplicates = _one(
+        database,
+        "SELECT coalesce(sum(duplicates), 0)::bigint FROM ingest.duplicates "
+        "WHERE object_id = ANY(%s) AND device_id = ANY(%s)",
+        (_ledger(database, at, objects), devices),
     )
     latency = _one(
-        pipeline,
+        database,
         "SELECT percentile_disc(0.5) WITHIN GROUP (ORDER BY seconds), percentile_disc(0.95) WITHIN GROUP "
         "(ORDER BY seconds), max(seconds) FROM (SELECT extract(epoch FROM loaded_at - timestamp)::float8 AS seconds "
-        "FROM telemetry JOIN ingest.objects USING (object_id) WHERE object_id > %s) AS latencies",
-        (start.object_id,),
+        "FROM telemetry JOIN ingest.objects USING (object_id) WHERE timestamp >= %s AND device_id = ANY(%s)) AS l",
+        (sending.since, devices),
     )
-    absent = _absent(pipeline.database, acknowledged, since)
-    total = sum(last - first + 1 for ranges in acknowledged.values() for first, last in ranges)
-    return Balance(
-        published=published,
-        acknowledged=total,
-        in_s3=in_s3,
-        rows=stored[0],
-        duplicates=ledger[2],
-        quarantined=refused[0],
-        in_flight=in_flight,
-        missing=max(0, absent - refused[0] - in_flight),
-        rejected_objects=ledger[1],
-        objects=ledger[0],
-        latency_p50_seconds=latency[0],
-        latency_p95_seconds=latency[1],
-        latency_max_seconds=latency[2],
-    )
+    return Arrived(in_s3, len(objects), duplicates[0], *latency)
 
 
-def _one(pipeline: Pipeline, query: LiteralString, parameters: Sequence[object] = ()) -> tuple[Any, ...]:
+def _objects(at: Sources, sending: Sending) -> list[str]:
+    return [key for key in _keys(at, sending.since) if key not in sending.earlier]
+
+
+def _keys(at: Sources, since: datetime) -> Iterator[str]:
+    """A key bears the hour of its object's oldest record."""
+    for prefix in hour_prefixes(since - _HOUR, datetime.now(UTC) + _HOUR):
+        for page, _ in pages(at.s3, at.bucket, prefix):
+            yield from (listed.key for listed in page if listed.latest)
+
+
+def _ledger(database: psycopg.Connection, at: Sources, keys: Sequence[str]) -> list[int]:
+    rows = database.execute(
+        "SELECT object_id FROM ingest.objects WHERE bucket = %s AND key = ANY(%s)", (at.bucket, list(keys))
+    )
+    return [row[0] for row in rows]
+
+
+def _one(database: psycopg.Connection, query: LiteralString, parameters: Sequence[object]) -> tuple[Any, ...]:
     """The single row of an aggregate."""
-    row = pipeline.database.execute(query, parameters).fetchone()
+    row = database.execute(query, parameters).fetchone()
     if row is None:
         raise RuntimeError("an aggregate returned no row")
     return row
-
-
-def _absent(database: psycopg.Connection, acknowledged: Mapping[str, Sequence[SeqRange]], since: datetime) -> int:
-    """How many acknowledged (device, seq) are not in the table: compared one by one, not by their number."""
-    stored: dict[str, set[int]] = {}
-    with database.cursor() as cursor:
-        rows = cursor.stream(
-            "SELECT device_id, seq FROM telemetry WHERE timestamp >= %s AND device_id = ANY(%s)",
-            (since, list(acknowledged)),
-        )
-        for device, seq in rows:
-            stored.setdefault(device, set()).add(seq)
-    return sum(
-        seq not in stored.get(device, ())
-        for device, ranges in acknowledged.items()
-        for first, last in ranges
-        for seq in range(first, last + 1)
-    )
-
-
-def _keys(pipeline: Pipeline) -> Iterator[str]:
-    for page in pipeline.s3.get_paginator("list_objects_v2").paginate(Bucket=pipeline.bucket, Prefix=RAW_PREFIX):
-        yield from (entry["Key"] for entry in page.get("Contents", ()))
-
-
-def _new_keys(pipeline: Pipeline, start: Before) -> set[str]:
-    return set(_keys(pipeline)) - start.objects
-
-
-def _ledger_keys(pipeline: Pipeline, start: Before) -> set[str]:
-    rows = pipeline.database.execute("SELECT key FROM ingest.objects WHERE object_id > %s", (start.object_id,))
-    return {row[0] for row in rows}
-
-
-def _count(pipeline: Pipeline, key: str, counts: dict[str, int]) -> int:
-    if key not in counts:
-        body = pipeline.s3.get_object(Bucket=pipeline.bucket, Key=key)["Body"].read()
-        counts[key] = count_readings(gzip.decompress(body) if key.endswith(".gz") else body)
-    return counts[key]

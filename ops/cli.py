@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -14,6 +14,7 @@ from rich.table import Table
 
 from lambdas.shared.database import DatabaseSecretError
 from ops.errors import UserError
+from ops.terminal import printable
 
 app = typer.Typer(
     name="fleet",
@@ -144,10 +145,13 @@ def demo(
         _bring_up(database, database_url, None, None, None)
         signal.signal(signal.SIGINT, _stop_once(stop))
         fleet = demonstration.Fleet(devices=devices, seconds=seconds)
-        report, balance = demonstration.drive(fleet, stack.read_state(), console, stop)
-        console.print(demonstration.table(report, balance))
+        result = demonstration.drive(fleet, console, stop)
+        balance = result.balance
+        console.print(demonstration.table(result))
+        for line in result.lines():
+            console.print(printable(line), highlight=False, soft_wrap=True, markup=False)
         if json_file is not None:
-            json_file.write_text(json.dumps(balance.as_json(), indent=2) + "\n")
+            _write_figures(json_file, balance.as_json())
         with console.status("writing the page of dashboards"):
             lines = demonstration.preview_lines()
         for line in [*lines, *demonstration.where_next(stack.read_state(), keep=keep)]:
@@ -157,6 +161,13 @@ def demo(
             stack.down(_progress)
     if not balance.accounted_for or not balance.acknowledged:
         raise typer.Exit(1)
+
+
+def _write_figures(path: Path, figures: dict[str, Any]) -> None:
+    try:
+        path.write_text(json.dumps(figures, indent=2) + "\n")
+    except OSError as error:
+        raise UserError(f"--json {path}: {error.strerror}: choose another place") from None
 
 
 def _stop_once(stop: threading.Event) -> "signal._HANDLER":
@@ -202,6 +213,14 @@ def _add_rooms() -> None:
 
 def main() -> None:
     """Runs the command line; a fault that the user can mend is one line and exit code 2."""
+    try:
+        _run()
+    except KeyboardInterrupt:
+        errors.print("fleet: interrupted", highlight=False)
+        sys.exit(130)
+
+
+def _run() -> None:
     from botocore.exceptions import BotoCoreError, ClientError
 
     from ops.aws import aws_line
@@ -215,6 +234,3 @@ def main() -> None:
     except (BotoCoreError, ClientError) as error:
         errors.print(f"fleet: {aws_line(error)}", style="red", highlight=False, soft_wrap=True, markup=False)
         sys.exit(2)
-    except KeyboardInterrupt:
-        errors.print("fleet: interrupted", highlight=False)
-        sys.exit(130)

@@ -72,10 +72,16 @@ def database(environment: str, *, application_name: str) -> psycopg.Connection:
     try:
         connection = connect(secret, application_name=application_name, statement_timeout_seconds=60)
     except psycopg.OperationalError as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise UserError(f"cannot connect to the database at {secret.host}:{secret.port}: {reason}") from None
+        raise UserError(
+            f"cannot connect to the database at {secret.host}:{secret.port}: {connection_fault(error)}"
+        ) from None
     connection.autocommit = True
     return connection
+
+
+def connection_fault(error: psycopg.OperationalError) -> str:
+    """Why there is no connection, in a few words: libpq says first where it was to lead, and asks questions after it."""
+    return (str(error).strip() or repr(error)).splitlines()[0].rpartition("failed: ")[2]
 
 
 @contextmanager

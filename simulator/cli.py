@@ -4,7 +4,7 @@ import json
 import signal
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
@@ -81,6 +81,9 @@ def simulate(
     unthrottled: Annotated[
         bool, typer.Option("--unthrottled", help="Leave AWS's limits per connection aside.")
     ] = False,
+    protocol: Annotated[
+        str | None, typer.Option("--protocol", help=f"mqtt5 or mqtt311. (default: {_DEFAULT.protocol})")
+    ] = None,
     managed: Annotated[
         bool, typer.Option("--managed", help="Devices have a shadow and a last will, and take jobs.")
     ] = False,
@@ -99,7 +102,8 @@ def simulate(
     """Simulate a fleet of devices: an identity, a mutual TLS connection and plausible readings each.
 
     Ends after --duration or at Ctrl-C, when what is in flight has been acknowledged; a second Ctrl-C ends it at once.
-    The exit status is 0 if every reading was acknowledged, else 1.
+    The exit status is 0 if every reading was acknowledged that the scenario did not lose on purpose, 1 if not, and 2 if
+    the run could not begin.
     """
     if list_scenarios:
         print_scenarios(Console(), ready_made())
@@ -117,16 +121,19 @@ def simulate(
             "prefix": prefix,
             "unthrottled": unthrottled or None,
             "start": start,
+            "protocol": protocol,
             "managed": managed or None,
             "workers": workers,
         },
         topic=load(env).names.basic_ingest_topic,
     )
-    for option, file in (("--json", json_file), ("--oracle", oracle)):
-        if file is not None:
-            _check_writable(option, file)
+    json_file, oracle = _checked_files(json_file, oracle)
     from simulator.run.engine import run
+    from simulator.run.preflight import ensure_descriptors
+    from simulator.run.workers import worker_count
 
+    # Before any device is registered, which takes its time.
+    ensure_descriptors(settings.device_count, worker_count(settings.workers, settings.device_count))
     console = Console(stderr=True, quiet=quiet)
     host, port = _endpoint(settings, env)
     revoke = _revocation(settings, env, store)
@@ -134,11 +141,11 @@ def simulate(
     stop = threading.Event()
     with _stop_on_signals(stop), progress_on(console) as show:
         report = run(settings, identities, host, port, stop=stop, on_progress=show, oracle=oracle, revoke=revoke)
-    print_totals(Console(), report)
-    if json_file is not None:
-        _write_json(json_file, report)
+    print_totals(Console(), report, oracle)
     if report.oracle_fault is not None:
         Console(stderr=True).print(report.oracle_fault, style="red", highlight=False, soft_wrap=True, markup=False)
+    if json_file is not None:
+        _write_json(json_file, report)
     raise typer.Exit(0 if report.complete and report.oracle_fault is None else 1)
 
 
@@ -210,21 +217,40 @@ def _stop_on_signals(stop: threading.Event) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _check_writable(option: str, file: Path) -> None:
-    """Tell before the run, not after it. Raises `UserError`."""
-    if file.is_dir():
-        raise UserError(f"{option} {file}: is a folder: name a file")
+def _checked_files(json_file: Path | None, oracle: Path | None) -> tuple[Path | None, Path | None]:
+    """The files to write, where links lead. Tells before the run, not after it. Raises `UserError`."""
+    json_file = None if json_file is None else _checked_file("--json", json_file)
+    oracle = None if oracle is None else _checked_file("--oracle", oracle)
+    if json_file is not None and json_file == oracle:
+        raise UserError(f"--json and --oracle are both {oracle}: name two files")
+    return json_file, oracle
+
+
+def _checked_file(option: str, named: Path) -> Path:
+    if named.is_dir():
+        raise UserError(f"{option} {named}: is a folder: name a file")
+    if named.exists() and not named.is_file():  # what is put in the place of a device would destroy it
+        raise UserError(f"{option} {named}: is no regular file: name one")
+    file = named.resolve()
     try:
         _beside(file).touch()
         _beside(file).unlink()
     except OSError as error:
-        raise UserError(f"{option} {file}: cannot be written: {error.strerror}") from error
+        raise UserError(f"{option} {named}: cannot be written: {error.strerror}") from error
+    return file
 
 
 def _write_json(file: Path, report: RunReport) -> None:
-    """Write it whole or not at all."""
-    _beside(file).write_text(json.dumps(report.as_json(), indent=1) + "\n", encoding="utf-8")
-    _beside(file).replace(file)
+    """Write it whole or not at all. Raises `UserError`."""
+    try:
+        _beside(file).write_text(json.dumps(report.as_json(), indent=1) + "\n", encoding="utf-8")
+        _beside(file).replace(file)
+    except OSError as error:
+        with suppress(OSError):
+            _beside(file).unlink(missing_ok=True)
+        raise UserError(
+            f"--json {file}: could not be written: {error.strerror}: what the run has sent stands above, and nowhere else"
+        ) from error
 
 
 def _beside(file: Path) -> Path:

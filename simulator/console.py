@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Protocol
 
 from rich.console import Console
@@ -87,6 +88,8 @@ def _facts(progress: Progress, readings_per_second: float) -> list[tuple[str, st
         ("in flight", f"{progress.messages_unacknowledged:,} messages"),
         ("ack p50/p95", f"{_ms(progress.ack_p50_ms)} / {_ms(progress.ack_p95_ms)}"),
     ]
+    if progress.connected < progress.devices and progress.readings_buffered:
+        facts.append(("buffered", f"{progress.readings_buffered:,}"))
     if progress.reconnects:
         facts.append(("reconnects", f"{progress.reconnects:,}"))
     if progress.readings_dropped:
@@ -104,8 +107,8 @@ def print_scenarios(console: Console, scenarios: Iterable[ReadyMade]) -> None:
     console.print("fleet simulate --scenario NAME runs one", highlight=False)
 
 
-def print_totals(console: Console, report: RunReport) -> None:
-    """Print what the run has sent, and each thing that is not as it should be."""
+def print_totals(console: Console, report: RunReport, oracle: Path | None = None) -> None:
+    """Print what the run has sent, what was written down of it in `oracle`, and each thing that is not as it should be."""
     rates = (report.readings_acknowledged, report.messages_acknowledged)
     per_second = [f"{count / report.run_seconds:,.0f}/s" if report.run_seconds else "-" for count in rates]
     table = Table.grid(padding=(0, 2))
@@ -134,6 +137,9 @@ def print_totals(console: Console, report: RunReport) -> None:
         highlight=False,
         soft_wrap=True,
     )
+    if oracle is not None and report.oracle_fault is None:
+        size = f"{_size(oracle.stat().st_size)} " if oracle.exists() else ""
+        console.print(f"ground truth: {size}in {oracle}", highlight=False, soft_wrap=True, markup=False)
     for fault in _faults(report):
         console.print(fault, style="yellow", highlight=False, soft_wrap=True, markup=False)
 
@@ -141,19 +147,35 @@ def print_totals(console: Console, report: RunReport) -> None:
 def _faults(report: RunReport) -> Iterator[str]:
     if report.not_connected:
         yield f"{report.not_connected} devices never connected; the first: {report.first_connect_failure}"
+    # What a scenario loses on purpose is told above, and no fault.
+    only_on_purpose = report.readings_generated - report.readings_acknowledged == report.readings_excused > 0
+    if not only_on_purpose:
+        yield from _lost(report)
+    if report.publish_failures:
+        yield f"{report.publish_failures:,} attempts to publish failed; the first: {report.first_publish_failure}"
+    if report.malformed_acknowledged < report.malformed_published:
+        missing = report.malformed_published - report.malformed_acknowledged
+        yield f"{missing:,} malformed messages were published and not acknowledged: they may or may not have arrived"
+    if report.management_failures:
+        yield f"{report.management_failures:,} packets of shadow and jobs were refused, or broke off with the connection"
+    if report.first_revocation_failure:
+        yield f"not every certificate that was to be revoked is; the first: {report.first_revocation_failure}"
+    if report.behind_seconds > BEHIND_WORTH_TELLING_SECONDS:
+        yield (
+            f"this machine took readings up to {report.behind_seconds:.1f} s late: it cannot keep this pace; "
+            "use fewer devices or a longer interval"
+        )
+
+
+def _lost(report: RunReport) -> Iterator[str]:
     if report.unacknowledged:
         yield f"{report.unacknowledged:,} readings were published and not acknowledged: they may or may not have arrived"
     if report.readings_buffered:
         yield f"{report.readings_buffered:,} readings were still in the devices' buffers: they were never published"
     if report.readings_dropped:
         yield f"{report.readings_dropped:,} readings were dropped because a device's buffer was full, or a reboot lost it"
-    if report.publish_failures:
-        yield f"{report.publish_failures:,} attempts to publish failed; the first: {report.first_publish_failure}"
-    if report.behind_seconds > BEHIND_WORTH_TELLING_SECONDS:
-        yield (
-            f"this machine took readings up to {report.behind_seconds:.1f} s late: it cannot keep this pace; "
-            "use fewer devices or a longer interval"
-        )
+    if report.readings_excused:
+        yield f"{report.readings_excused:,} of these readings were lost on purpose"
 
 
 def _ms(milliseconds: float | None) -> str:

@@ -69,12 +69,22 @@ BOARD = Board(
             [
                 number(
                     "Missing of the last day",
-                    "Of the readings of the last 24 closed hours that sequence numbers tell of: neither rows nor in quarantine.",
-                    "SELECT missing_ppm FROM ingest.balance_lately",
-                    unit="ppm",
-                    steps=[(1, "yellow"), (100, "red")],
-                    base="green",
+                    "Of the readings of the last 24 closed hours that sequence numbers tell of: neither rows nor in quarantine; "
+                    "and how many of these hours are balanced. An hour is closed 15 minutes after its end.",
+                    "SELECT missing_ppm, hours FROM ingest.balance_lately WHERE expected > 0",
+                    fields=[
+                        Field(
+                            "missing_ppm",
+                            title="missing",
+                            unit="ppm",
+                            steps=[(1, "yellow"), (100, "red")],
+                            base="green",
+                        ),
+                        Field("hours", title="hours balanced"),
+                    ],
                     width=6,
+                    height=8,
+                    none="no closed hour yet",
                 ),
                 rows(
                     "Where readings are missing",
@@ -88,7 +98,9 @@ ORDER BY ingest.balance.hour DESC, missing DESC, device_id LIMIT 50
                         Field("device_id", title="device", link=links.TO_DEVICE_ANYWHERE),
                         Field("hour", unit=units.TIME),
                         Field("checked", unit=units.TIME),
+                        Field("in_flight", title="in flight"),
                         Field("missing", steps=[(1, "red")], base="text", colored=True),
+                        Field("differing", steps=[(1, "red")], base="text", colored=True),
                     ],
                     width=18,
                     none="nothing is missing",

@@ -271,7 +271,11 @@ def maintenance(metrics: Metrics) -> tuple[Alarm, ...]:
             out_of=(15, 15),
             missing="ignore",
             because="That maintenance is silent has an alarm of its own; what is missing stays so until it says otherwise.",
-            quiet=Quiet(by=("loss", "loss-high", "maintenance-silent"), group="loss-known", wait_seconds=300),
+            quiet=Quiet(
+                by=("objects-waiting", "objects-dead-letters", "loss", "loss-high", "maintenance-silent"),
+                group="loss-known",
+                wait_seconds=300,
+            ),
         ),
     )
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from local import emulator as emulators
 from local import processes
-from local.firehose.taps import TOPIC
 from local.processes import ProcessRef
 from local.state import Emulator
 from ops.errors import UserError
@@ -40,13 +39,14 @@ def start(folder: Path, emulator: Emulator, iot: "IoTClient") -> ProcessRef:
 
 
 def _identity(folder: Path, emulator: Emulator, iot: "IoTClient") -> None:
-    """A certificate that may read the taps and nothing else."""
+    """A certificate that may read what taps and twins write, and publish where the rules that have twins may."""
     arn = f"arn:aws:iot:{emulators.REGION}:{emulators.ACCOUNT}"
     document = (
         '{"Version": "2012-10-17", "Statement": ['
         f'{{"Effect": "Allow", "Action": "iot:Connect", "Resource": "{arn}:client/local-firehose"}},'
-        f'{{"Effect": "Allow", "Action": "iot:Subscribe", "Resource": "{arn}:topicfilter/{TOPIC}/*"}},'
-        f'{{"Effect": "Allow", "Action": "iot:Receive", "Resource": "{arn}:topic/{TOPIC}/*"}}]}}'
+        f'{{"Effect": "Allow", "Action": "iot:Subscribe", "Resource": "{arn}:topicfilter/local/*"}},'
+        f'{{"Effect": "Allow", "Action": "iot:Receive", "Resource": "{arn}:topic/local/*"}},'
+        f'{{"Effect": "Allow", "Action": "iot:Publish", "Resource": "{arn}:topic/*"}}]}}'
     )
     with contextlib.suppress(iot.exceptions.ResourceAlreadyExistsException):
         iot.create_policy(policyName=_POLICY, policyDocument=document)

@@ -1,5 +1,6 @@
 """Taps: each deployed rule with a firehose action also republishes its result to a topic that this process reads."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,14 +23,25 @@ class Stream:
     gzip: bool
 
 
-def open_taps(iot: "IoTClient") -> dict[str, tuple[str, bytes]]:
+def deployed_rules(iot: "IoTClient") -> list[dict[str, Any]]:
+    """Every rule that there is, whole."""
+    names = [rule["ruleName"] for rule in iot.list_topic_rules().get("rules", [])]
+    found = []
+    for name in names:
+        try:
+            found.append(dict(iot.get_topic_rule(ruleName=name)["rule"]))
+        except iot.exceptions.UnauthorizedException:
+            continue  # what AWS says of a rule that is gone: a deployment replaces it
+    return found
+
+
+def open_taps(iot: "IoTClient", rules: Iterable[dict[str, Any]]) -> dict[str, tuple[str, bytes]]:
     """Makes every rule with a firehose action republish; returns topic -> (stream, separator).
 
     An action of the same rule rather than a rule of our own: Basic Ingest reaches only the rule that it names.
     """
     taps: dict[str, tuple[str, bytes]] = {}
-    for summary in iot.list_topic_rules().get("rules", []):
-        rule: dict[str, Any] = dict(iot.get_topic_rule(ruleName=summary["ruleName"])["rule"])
+    for rule in rules:
         republished = {action["republish"]["topic"] for action in rule["actions"] if "republish" in action}
         missing = []
         for action in rule["actions"]:

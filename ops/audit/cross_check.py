@@ -16,11 +16,15 @@ from infra.names import Names
 _PERIOD_SECONDS = 3600
 
 
+PARSE_ERRORS = "messages that the rule could not read (ParseError)"
+
+
 def _figures(names: Names) -> dict[str, Metric]:
     metrics = Metrics(names)
     return {
         "messages that the broker took in (whole account, not by Basic Ingest)": metrics.broker("PublishIn.Success"),
         "messages that the rule matched": metrics.rule("TopicMatch"),
+        PARSE_ERRORS: metrics.rule("ParseError"),
         "messages that the rule was too slow for": metrics.rule("RuleMessageThrottled"),
         "records that Firehose took in": metrics.stream("IncomingRecords", "Sum"),
         "records that Firehose wrote to S3": metrics.stream("DeliveryToS3.Records", "Sum"),

@@ -14,6 +14,8 @@ from lambdas.shared.quarantine import storable
 from lambdas.shared.stamp import STAMP
 
 _OF_THE_RULE = ("device_id", "received_at", STAMP)
+_LATEST_MS = 2**47
+"""In the year 6429: within what a datetime can be."""
 
 
 class Key(NamedTuple):
@@ -23,6 +25,14 @@ class Key(NamedTuple):
     ts: int
     """Epoch milliseconds."""
     seq: int
+
+
+class Bare(NamedTuple):
+    """A message of which nothing came but what the rule adds: its payload was no JSON object."""
+
+    device_id: str
+    received_at_ms: int
+    """Epoch milliseconds, by the rule's clock."""
 
 
 class Line(NamedTuple):
@@ -35,6 +45,10 @@ class Line(NamedTuple):
     """Of those that have a time and a number."""
     prints: frozenset[str]
     """By which its payload is known again."""
+    bare: Bare | None = None
+    """Where there is nothing to know it by."""
+    received_at_ms: int | None = None
+    """Epoch milliseconds, by the rule's clock; None where it says nothing of it."""
 
 
 def line_of(text: bytes, device_id: str | None = None) -> Line:
@@ -47,7 +61,15 @@ def line_of(text: bytes, device_id: str | None = None) -> Line:
     readings = message.get("readings")
     elements = readings if isinstance(readings, list) and readings else [message]
     keys = tuple(_keys(device, elements)) if device is not None else ()
-    return Line(device, len(elements), keys, prints(text, message))
+    at = message.get("received_at")
+    at = at if type(at) is int and 0 <= at < _LATEST_MS else None
+    bare = None if device is None or at is None or message.keys() - set(_OF_THE_RULE) else Bare(device, at)
+    return Line(device, len(elements), keys, prints(text, message), bare, at)
+
+
+def is_object(payload: bytes) -> bool:
+    """Whether a payload is a JSON object, which is what the rule can pass on."""
+    return isinstance(_decoded(payload), dict)
 
 
 def _keys(device: str, elements: list[Any]) -> Iterator[Key]:

@@ -59,6 +59,8 @@ class Sheet:
     in_doubt_arrived: int = 0
     in_doubt_absent: int = 0
     broken_in_doubt: int = 0
+    refused_by_rule: int = 0
+    """Acknowledged payloads that are no JSON and nowhere: the rule counts those (ParseError) and lets them go."""
     ledger_duplicates: int = 0
     unexplained_duplicates: int = 0
     not_judged: int = 0

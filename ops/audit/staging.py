@@ -1,7 +1,7 @@
 """Puts a ground truth beside the rows that it is compared with: temporary tables, filled in batches."""
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -9,7 +9,8 @@ from typing import Any
 import psycopg
 
 from lambdas.shared.contract import METRICS
-from ops.audit.lines import Key, prints
+from ops.audit.broken import Broken
+from ops.audit.lines import Bare, Key
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -36,24 +37,13 @@ _KEYS = """
 
 
 @dataclass
-class Broken:
-    """A payload that was broken on purpose: it must end in quarantine, once."""
-
-    device_id: str
-    sent_at: datetime
-    acknowledged_at: datetime | None
-    attempts: int
-    payload: bytes
-    quarantined: int = 0
-    in_flight: bool = False
-
-
-@dataclass
 class Staged:
     """What was staged of a ground truth."""
 
     broken: list[Broken] = field(default_factory=list)
     by_print: dict[str, list[Broken]] = field(default_factory=dict)
+    bare_waiting: list[Bare] = field(default_factory=list)
+    """On their way, and nothing to know them by."""
     devices: set[str] = field(default_factory=set)
     first_ts: int | None = None
     last_ts: int | None = None
@@ -68,19 +58,23 @@ def stage(
     since: datetime | None,
     until: datetime | None,
     device: str | None,
+    say: Callable[[str], None],
 ) -> Staged:
     """Copies the batches into `audit_sent`, and makes `audit_key` of it. Raises psycopg.Error."""
     staged = Staged()
     database.execute("SET timezone = 'UTC'")
     database.execute(_TABLES)
     with database.cursor() as cursor:
+        read = 0
         for batch in batches:
             _stage(cursor, batch, staged, since=since, until=until, device=device)
+            read += batch.num_rows
+            say(f"reading the ground truth: {read:,} readings")
     database.execute(_KEYS)
     database.execute("ANALYZE audit_key")
     database.execute("DROP TABLE audit_sent")
     for broken in staged.broken:
-        for text in prints(broken.payload):
+        for text in broken.prints():
             staged.by_print.setdefault(text, []).append(broken)
     return staged
 
@@ -106,11 +100,11 @@ def _stage(
             staged.unreadable += 1
         elif row["sent_at"] is not None:
             sent_at = EPOCH + timedelta(microseconds=row["sent_at"])
-            if (since is None or sent_at >= since) and (until is None or sent_at < until):
-                acknowledged = row["acknowledged_at"]
-                at = None if acknowledged is None else EPOCH + timedelta(microseconds=acknowledged)
-                staged.broken.append(Broken(row["device"], sent_at, at, row["attempts"], row["raw"]))
-                staged.devices.add(row["device"])
+            acknowledged = row["acknowledged_at"]
+            at = None if acknowledged is None else EPOCH + timedelta(microseconds=acknowledged)
+            counted = (since is None or sent_at >= since) and (until is None or sent_at < until)
+            staged.broken.append(Broken(row["device"], sent_at, at, row["attempts"], row["raw"], counted))
+            staged.devices.add(row["device"])
     readings = batch.filter(pc.and_(pc.is_valid(batch["ts"]), pc.is_null(batch["raw"])))
     if since is not None:
         readings = readings.filter(pc.greater_equal(readings["ts"], milliseconds(since)))

@@ -5,6 +5,7 @@ from datetime import datetime
 
 from rich.table import Table
 
+from ops.audit.cross_check import PARSE_ERRORS
 from ops.audit.sheet import Sheet
 
 SHOWN = 20
@@ -45,6 +46,8 @@ def table(sheet: Sheet) -> Table:
         )
         strange = len(sheet.unexpected_quarantined)
         drawn.add_row("unexpected in quarantine", f"{strange:,}", "nobody sent them", style=_red(strange))
+        if sheet.refused_by_rule:
+            drawn.add_row("refused by the rule", f"{sheet.refused_by_rule:,}", "broken payloads that are no JSON")
         drawn.add_row("in doubt, arrived", f"{sheet.in_doubt_arrived:,}", "never acknowledged: that is fine")
         drawn.add_row("in doubt, absent", f"{sheet.in_doubt_absent:,}", "never acknowledged: that is fine")
         explained = f"{sheet.unexplained_duplicates:,} of them by no second sending"
@@ -80,10 +83,24 @@ def notes(sheet: Sheet) -> Iterator[str]:
     if sheet.quarantine_reasons:
         reasons = ", ".join(f"{number:,} {reason}" for reason, number in sorted(sheet.quarantine_reasons.items()))
         yield f"in quarantine: {reasons}"
+    if sheet.refused_by_rule:
+        yield f"refused by the rule: {sheet.refused_by_rule:,} broken payloads that are no JSON; {_counted(sheet)}"
     if sheet.rule_errors:
         yield f"in the rule's error queue: {sheet.rule_errors:,} messages, which nobody can look into; run this again"
     if sheet.not_judged:
         yield f"not judged: {sheet.not_judged:,} readings that were sent without a time in milliseconds"
+
+
+def _counted(sheet: Sheet) -> str:
+    """What the rule's own metric says of them; other devices are in it too, and it is minutes late."""
+    if sheet.cross_check is None:
+        return "the rule's metric ParseError is not available here"
+    counted = int(sheet.cross_check[PARSE_ERRORS])
+    if counted < sheet.refused_by_rule:
+        return (
+            f"its metric ParseError has only {counted:,}: run this again in some minutes, else the others are missing"
+        )
+    return f"its metric ParseError has {counted:,} in these hours"
 
 
 def cross_check_lines(sheet: Sheet) -> Iterator[str]:

@@ -31,6 +31,11 @@ class Sources:
     buffering: timedelta
     """For how long Firehose may hold a record."""
 
+    @property
+    def rule_refuses(self) -> bool:
+        """Whether a payload that is no JSON may end at the rule (ParseError); the emulator's rule hands it on, bare."""
+        return self.spool is None
+
     def young_since(self, now: datetime, rule_errors: int) -> datetime | None:
         """Readings acknowledged after that may be where nobody can look; None: there is no such place."""
         if self.spool is not None and not rule_errors:

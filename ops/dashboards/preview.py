@@ -21,7 +21,7 @@ from lambdas.shared.database import DatabaseSecretError, connect
 from ops.devices.registry import has_site
 from ops.errors import UserError
 from ops.paths import LOCAL
-from ops.target import database, database_secret
+from ops.target import connection_fault, database, database_secret
 
 _APPLICATION = "fleet dashboards preview"
 _STATEMENT_SECONDS = 15
@@ -160,5 +160,6 @@ def _as_grafana(environment: str) -> psycopg.Connection | None:
     try:
         return connect(secret, application_name=_APPLICATION, statement_timeout_seconds=_STATEMENT_SECONDS)
     except psycopg.OperationalError as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise UserError(f"cannot connect to the database at {secret.host}:{secret.port}: {reason}") from None
+        raise UserError(
+            f"cannot connect to the database at {secret.host}:{secret.port}: {connection_fault(error)}"
+        ) from None

@@ -278,7 +278,7 @@ def firmware(
         names = _in_service(connection, env, device or [], site)
     started = start_update(env, version, names, per_minute=per_minute)
     _console.print(
-        f"{started}: {len(names):,} devices, {per_minute:,} a minute; "
+        f"{started}: {len(names):,} device{'' if len(names) == 1 else 's'}, {per_minute:,} a minute; "
         f"aws iot list-job-executions-for-job --job-id {started} shows how they fare, fleet devices sync takes it over",
         highlight=False,
         soft_wrap=True,

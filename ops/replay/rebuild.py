@@ -14,6 +14,7 @@ from lambdas.shared.listing import EVERYTHING, Listed
 from ops.errors import UserError
 from ops.replay.checksum import DaySum, Difference, day_sums, days_with_chunks, differing
 from ops.replay.plan import list_objects, read_ledger
+from ops.target import connection_fault
 
 _STATEMENT_TIMEOUT_SECONDS = 4 * 3600  # a day of a large fleet is a long aggregate
 
@@ -25,9 +26,8 @@ def open_database(secret: DatabaseSecret, application_name: str) -> psycopg.Conn
             secret, application_name=application_name, statement_timeout_seconds=_STATEMENT_TIMEOUT_SECONDS
         )
     except psycopg.OperationalError as error:
-        reason = str(error).strip().splitlines()[-1]
         raise UserError(
-            f"cannot connect to the database {secret.dbname} at {secret.host}:{secret.port}: {reason}"
+            f"cannot connect to the database {secret.dbname} at {secret.host}:{secret.port}: {connection_fault(error)}"
         ) from None
     connection.autocommit = True
     return connection

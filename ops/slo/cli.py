@@ -7,8 +7,9 @@ from typing import Annotated
 
 import psycopg
 import typer
-from rich.console import Console
+from rich.console import Console, Group
 from rich.table import Table
+from rich.text import Text
 
 from dashboards.reading.macros import TimeRange
 from infra.settings import load
@@ -58,7 +59,8 @@ def slo(
             }
         )
     else:
-        _console.print(table(found))
+        _console.print(report(found))
+        _console.print(f"\n{conclusion(found)}", highlight=False)
         _console.print(f"{env}, {span.begin:%Y-%m-%d %H:%M} to {span.end:%Y-%m-%d %H:%M} (UTC)", highlight=False)
     if missed(found):
         raise typer.Exit(1)
@@ -78,19 +80,29 @@ def _connect(environment: str) -> psycopg.Connection:
     return connection
 
 
-def table(found: list[Level]) -> Table:
-    """One line per level."""
-    made = Table(box=None, padding=(0, 2, 0, 0))
-    made.add_column("service level", overflow="fold", min_width=12)
-    made.add_column("target", no_wrap=True)
-    made.add_column("measured", no_wrap=True, justify="right")
-    made.add_column("", no_wrap=True)
-    for heading in ("over", "how", "note"):
-        made.add_column(heading, overflow="fold", min_width=10)
+def report(found: list[Level]) -> Group:
+    """One line per level, and below what each figure is: for a terminal of 80 columns."""
+    figures = Table(box=None, padding=(0, 2, 0, 0))
+    figures.add_column("service level")
+    figures.add_column("target", no_wrap=True)
+    figures.add_column("measured", no_wrap=True, justify="right")
+    figures.add_column("", no_wrap=True)
+    notes = Table.grid(padding=(0, 2, 0, 0))
+    notes.add_column(width=20)
+    notes.add_column()
     for level in found:
-        verdict = f"[{_COLOURS[level.verdict]}]{level.verdict}[/]"
-        made.add_row(level.name, level.target, _figure(level), verdict, level.over, level.how, level.note)
-    return made
+        figures.add_row(level.name, level.target, _figure(level), Text(level.verdict, _COLOURS[level.verdict]))
+        notes.add_row(
+            level.name, Text.assemble((f"{level.how} ({level.over})", "dim"), level.note and f"\n{level.note}")
+        )
+    return Group(figures, "", notes)
+
+
+def conclusion(found: list[Level]) -> str:
+    """How many levels stand how: what was not measured is no pass."""
+    verdicts = [level.verdict for level in found]
+    counted = (f"{verdicts.count(each)} {each}" for each in Verdict if each in verdicts)
+    return f"{len(found)} service levels: {', '.join(counted)}"
 
 
 def _figure(level: Level) -> str:

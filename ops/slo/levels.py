@@ -49,6 +49,16 @@ def verdict_of(value: float | None, *, below: float | None = None, at_least: flo
     return Verdict.MET if good else Verdict.MISSED
 
 
+def dashboards(seconds: float | None, *, below: float, holds_readings: bool, left_out: int = 0) -> tuple[Verdict, str]:
+    """Of how many seconds queries take. Quick answers are a pass only of all queries, and with something to read."""
+    verdict = verdict_of(seconds, below=below)
+    if verdict is Verdict.MET and not holds_readings:
+        return Verdict.NOT_TESTED, "nothing was read: there is no reading of the day before the span's end"
+    if verdict is Verdict.MET and left_out:
+        return Verdict.NOT_TESTED, "not every query was asked"
+    return verdict, ""
+
+
 def ingestion(per_second: float | None, *, wait_seconds: float | None, limit_seconds: float) -> tuple[Verdict, str]:
     """Of the highest rate that was sustained. A lower one than the target is a miss only where readings had to wait.
 

@@ -52,9 +52,10 @@ def measure(subject: Subject, progress: Progress = lambda _: None) -> Iterator[L
         yield _loss(subject, connection)
         progress("devices")
         yield _connected(subject, connection)
-        yield _queries(subject, connection, progress)
+        holds_readings = _in_time(lambda: queries.holds_readings(connection, subject.span)) is not False
+        yield _queries(subject, connection, holds_readings, progress)
         progress("refreshing the overview")
-        yield _refresh(subject)
+        yield _refresh(subject, holds_readings)
         progress("anomalies")
         yield _detection(subject, connection)
         yield _recovery_point(connection)
@@ -125,7 +126,10 @@ def _loss(subject: Subject, connection: psycopg.Connection) -> Level:
         note = f"{found.missing:,} of {found.expected:,}" + ("" if found.missing == 0 else ": fleet audit names them")
     elif asked:
         minutes = IN_FLIGHT // timedelta(minutes=1)
-        note = f"no reading with a seq older than {minutes} minutes: begin earlier with --from, or let devices send seq"
+        note = (
+            f"no reading with a seq, older than {minutes} minutes as later ones may be on their way: ask again then, "
+            "begin earlier with --from, or let devices send seq"
+        )
     else:
         note = _TOO_MUCH
     return Level(
@@ -151,6 +155,8 @@ def _connected(subject: Subject, connection: psycopg.Connection) -> Level:
     else:
         percent = 100 * found[0] / found[1]
         note = f"{found[0]:,} of {found[1]:,} looks at devices in service"
+        if percent < levels.CONNECTED_PERCENT:
+            note += "; one that is off on purpose counts: look at a span in which all were to send"
     return Level(
         name="device connectivity",
         target=f">= {levels.CONNECTED_PERCENT:g} %",
@@ -163,34 +169,40 @@ def _connected(subject: Subject, connection: psycopg.Connection) -> Level:
     )
 
 
-def _queries(subject: Subject, connection: psycopg.Connection, progress: Progress) -> Level:
+def _queries(subject: Subject, connection: psycopg.Connection, holds_readings: bool, progress: Progress) -> Level:
     timed = panels.time_queries(connection, subject.span, progress=progress)
     asked = len(timed.seconds)
-    note = f"slowest {max(timed.seconds):.2f} s: {timed.slowest}" if timed.seconds else "no query was asked in time"
-    if asked < timed.queries:
-        note += f"; {timed.queries - asked} left out, as {panels.BUDGET_SECONDS:.0f} s were over"
+    left_out = timed.queries - asked
+    verdict, note = levels.dashboards(
+        timed.p95, below=levels.QUERY_SECONDS, holds_readings=holds_readings, left_out=left_out
+    )
+    told = f"slowest {max(timed.seconds):.2f} s: {timed.slowest}" if timed.seconds else "no query was asked in time"
+    if left_out:
+        told += f"; {left_out} left out, as {panels.BUDGET_SECONDS:.0f} s were over"
     return Level(
         name="query performance p95",
         target=f"< {levels.QUERY_SECONDS:g} s",
         value=timed.p95,
         unit="s",
-        verdict=verdict_of(timed.p95, below=levels.QUERY_SECONDS),
+        verdict=verdict,
         over=f"now, {asked} queries",
         how="every query of every dashboard, over the range that it opens with",
-        note=note,
+        note="; ".join(filter(None, (note, told))),
     )
 
 
-def _refresh(subject: Subject) -> Level:
+def _refresh(subject: Subject, holds_readings: bool) -> Level:
     seconds = panels.time_refresh(subject.connect, subject.span)
+    verdict, note = levels.dashboards(seconds, below=levels.REFRESH_SECONDS, holds_readings=holds_readings)
     return Level(
         name="dashboard refresh time",
         target=f"< {levels.REFRESH_SECONDS:g} s",
         value=seconds,
         unit="s",
-        verdict=verdict_of(seconds, below=levels.REFRESH_SECONDS),
+        verdict=verdict,
         over=f"now, the longest of {panels.REFRESHES}",
         how=f"all queries of the overview, {panels.AT_A_TIME} at a time; drawing is not in it",
+        note=note,
     )
 
 

@@ -76,6 +76,9 @@ _CONNECTED = """
     FROM fleet CROSS JOIN moments
     WHERE registered_at <= at AND (retired_at IS NULL OR retired_at > at)
 """
+_HOLDS_READINGS = """
+    SELECT EXISTS (SELECT FROM telemetry WHERE timestamp > %(end)s - interval '1 day' AND timestamp <= %(end)s)
+"""
 
 
 class Latency(NamedTuple):
@@ -136,6 +139,11 @@ def connected(connection: psycopg.Connection, span: TimeRange, offline_after: ti
     }
     whole, part = _one(connection, _CONNECTED, parameters)
     return part, whole
+
+
+def holds_readings(connection: psycopg.Connection, span: TimeRange) -> bool:
+    """Whether dashboards that are opened at the span's end have anything to show."""
+    return bool(_one(connection, _HOLDS_READINGS, {"end": span.end})[0])
 
 
 def clock(at: datetime) -> str:

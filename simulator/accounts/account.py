@@ -27,8 +27,9 @@ class Account:
         self.bytes = 0
         self.behind_seconds = 0.0
         self.latency = LatencyHistogram()
-        self._recent_latency = LatencyHistogram()
-        self._told_latency = LatencyHistogram()
+        self._told = LatencyHistogram()
+        """As it was when `take_recent_latency` last told of it, and what it told."""
+        self._recent = LatencyHistogram()
         self.first_publish_failure: str | None = None
 
     def publishing(self, message: Message) -> None:
@@ -53,7 +54,6 @@ class Account:
         elif message.kind != _DUPLICATE:
             self.malformed_acknowledged += 1
         self.latency.add(seconds)
-        self._recent_latency.add(seconds)
 
     def failed(self, reason: str) -> None:
         """Book an attempt to publish that failed."""
@@ -83,6 +83,7 @@ class Account:
 
     def take_recent_latency(self) -> LatencyHistogram:
         """The acknowledgements since the last call; where there were none, those that were told then."""
-        if self._recent_latency.count:
-            self._told_latency, self._recent_latency = self._recent_latency, LatencyHistogram()
-        return self._told_latency
+        now = self.latency.since(None)
+        if now.count > self._told.count:
+            self._told, self._recent = now, now.since(self._told)
+        return self._recent

@@ -1,6 +1,6 @@
 """How long acknowledgements take: a histogram of constant size, whatever the number of messages."""
 
-import math
+from math import ceil, log2
 
 _LOWEST_SECONDS = 1e-4
 _PER_DOUBLING = 10  # buckets 7 % wide
@@ -19,14 +19,25 @@ class LatencyHistogram:
 
     def add(self, seconds: float) -> None:
         """Count one latency."""
-        bucket = 0 if seconds <= _LOWEST_SECONDS else int(math.log2(seconds / _LOWEST_SECONDS) * _PER_DOUBLING) + 1
-        self._counts[min(bucket, _BUCKETS - 1)] += 1
+        # Once for each message of a run: min() and max() would cost more than all the rest.
+        bucket = int(log2(seconds / _LOWEST_SECONDS) * _PER_DOUBLING) + 1 if seconds > _LOWEST_SECONDS else 0
+        self._counts[bucket if bucket < _BUCKETS else -1] += 1
         self.count += 1
-        self.max_seconds = max(self.max_seconds, seconds)
+        if seconds > self.max_seconds:  # noqa: PLR1730
+            self.max_seconds = seconds
+
+    def since(self, earlier: "LatencyHistogram | None") -> "LatencyHistogram":
+        """What was counted after `earlier`, a copy; its greatest is that of all."""
+        found = LatencyHistogram()
+        found.merge(self)
+        if earlier is not None:
+            found._counts = [now - then for now, then in zip(found._counts, earlier._counts, strict=True)]
+            found.count -= earlier.count
+        return found
 
     def percentile_ms(self, percent: float) -> float | None:
         """Milliseconds that `percent` of the latencies did not exceed (upper edge of a bucket); None before the first."""
-        wanted = math.ceil(self.count * percent / 100)
+        wanted = ceil(self.count * percent / 100)
         seen = 0
         for bucket, count in enumerate(self._counts):
             seen += count

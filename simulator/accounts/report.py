@@ -3,10 +3,21 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
+from enum import StrEnum
 from typing import Any
 
 from simulator.accounts.latency import LatencyHistogram
 from simulator.devices.seq_ranges import SeqRange
+
+
+class Phase(StrEnum):
+    """Where a run is."""
+
+    CONNECTING = "connecting"
+    RUNNING = "running"
+    FINISHING = "finishing"
+    DISCONNECTING = "disconnecting"
+    DONE = "done"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +89,8 @@ class RunReport(Counts):
     """How long readings were taken."""
     seed: int
     connect_seconds: float
+    malformed_excused: int = 0
+    """Malformed messages that a device could not get through because its certificate was revoked on purpose."""
     readings_excused: int = 0
     """Generated and not acknowledged, by devices whose certificate was revoked, or lost in a reboot, on purpose."""
     not_connected: int
@@ -103,7 +116,7 @@ class RunReport(Counts):
         """Whether the broker has acknowledged every reading that any device has generated and could send."""
         return (
             self.readings_acknowledged + self.readings_excused == self.readings_generated
-            and self.malformed_acknowledged == self.malformed_published
+            and self.malformed_acknowledged + self.malformed_excused == self.malformed_published
             and not self.not_connected
         )
 
@@ -119,13 +132,16 @@ class RunReport(Counts):
         }
 
 
+_PHASES = [phase.value for phase in Phase]
+
+
 def merged_progress(told: Sequence[tuple[Progress, LatencyHistogram]]) -> Progress:
     """The state of a run whose parts stand so; it is in the earliest phase that any part is in."""
     parts = [progress for progress, _ in told]
     latency = LatencyHistogram()
     for _, recent in told:
         latency.merge(recent)
-    last = min(parts, key=lambda progress: progress.elapsed_seconds)
+    last = min(parts, key=lambda progress: (_PHASES.index(progress.phase), progress.elapsed_seconds))
     return Progress(
         **_sums(parts),
         phase=last.phase,
@@ -146,6 +162,7 @@ def merged_report(reports: Sequence[RunReport], latency: LatencyHistogram) -> Ru
         seed=reports[0].seed,
         connect_seconds=max(report.connect_seconds for report in reports),
         readings_excused=sum(report.readings_excused for report in reports),
+        malformed_excused=sum(report.malformed_excused for report in reports),
         not_connected=sum(report.not_connected for report in reports),
         first_connect_failure=_first(report.first_connect_failure for report in reports),
         first_publish_failure=_first(report.first_publish_failure for report in reports),

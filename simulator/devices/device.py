@@ -266,6 +266,11 @@ class Device:
                 lost += oldest.readings
         return lost
 
+    @property
+    def has_more(self) -> bool:
+        """Whether `next_message` may have another one."""
+        return bool(self.backlog or self.resend or self._repeats)
+
     def next_message(self) -> Message | None:
         """The message to publish next: what has to be sent again goes first."""
         if self._holds:

@@ -6,6 +6,7 @@ the file properly even then.
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Any, BinaryIO
@@ -118,6 +119,8 @@ def write(pipe: BinaryIO, sink: BinaryIO) -> dict[str, Any]:
 def main() -> None:
     """Writes the file of the command line."""
     os.nice(_NICE)
+    # A supervisor sends it to all processes of a run: the run ends the file.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
         with os.fdopen(int(sys.argv[1]), "wb", buffering=0) as sink, os.fdopen(0, "rb", buffering=0) as pipe:
             outcome = write(pipe, sink)

@@ -9,14 +9,13 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
-from enum import StrEnum
 from heapq import heappop, heappush
 from math import inf
 from typing import Any, Protocol
 
 from simulator.accounts.account import Account
 from simulator.accounts.latency import LatencyHistogram
-from simulator.accounts.report import Progress, RunReport
+from simulator.accounts.report import Phase, Progress, RunReport
 from simulator.devices.device import Act, Device
 from simulator.devices.envelope import Message, MessageKind
 from simulator.devices.link import Link
@@ -48,7 +47,7 @@ needs it for every acknowledgement, only once in 5 ms."""
 _PUBLISH, _READING = int(Act.PUBLISH), int(Act.READING)
 _GO_OFFLINE, _GO_ONLINE, _REVOKE = int(Act.GO_OFFLINE), int(Act.GO_ONLINE), int(Act.REVOKE)
 _BEHAVE = _GO_OFFLINE | _GO_ONLINE | _REVOKE
-_TELEMETRY = int(MessageKind.TELEMETRY)
+_TELEMETRY, _MALFORMED = int(MessageKind.TELEMETRY), int(MessageKind.MALFORMED)
 
 Clock = Callable[[], float]
 
@@ -58,16 +57,6 @@ class Recorder(Protocol):
 
     def settled(self, message: Message, acknowledged_at: float | None) -> None:
         """Acknowledged at this time (seconds since the epoch), or never."""
-
-
-class Phase(StrEnum):
-    """Where a run is."""
-
-    CONNECTING = "connecting"
-    RUNNING = "running"
-    FINISHING = "finishing"
-    DISCONNECTING = "disconnecting"
-    DONE = "done"
 
 
 class NobodyConnectedError(Exception):
@@ -121,6 +110,8 @@ class Fleet:
         self._recorder = recorder
         self._readings_of = dict.fromkeys(self._by_index, 0)
         """Readings acknowledged, by device."""
+        self._malformed_open = dict.fromkeys(self._by_index, 0)
+        """Malformed messages published and not acknowledged, by device."""
         self._unsettled: set[Message] = set()
         """Published and not acknowledged; kept only for a recorder."""
         self._revoke = revoke
@@ -441,11 +432,15 @@ class Fleet:
             message.sent_at = now = self._clock()
             if not message.attempts:
                 message.first_sent_at = now + self._epoch
+                if message.kind == _MALFORMED:
+                    self._malformed_open[message.device] += 1
                 if self._recorder:
                     self._unsettled.add(message)
             message.attempts += 1
             device.in_flight += 1
             link.publish(message)
+            if not device.has_more:
+                return
 
     def _is_in_pace(self, device: Device, pace: TokenBucket) -> bool:
         if device.settled or pace.take(self._clock()):
@@ -460,6 +455,8 @@ class Fleet:
             if message.kind == _TELEMETRY:
                 device.acknowledged.add(message.first_seq, message.last_seq)
                 self._readings_of[message.device] += message.readings
+            elif message.kind == _MALFORMED:
+                self._malformed_open[message.device] -= 1
             self._account.acknowledged(message, at - message.sent_at)
             if self._recorder:
                 self._unsettled.discard(message)
@@ -511,6 +508,9 @@ class Fleet:
         started_at = datetime.fromtimestamp(self._started_at_ms / 1000, UTC)
         return RunReport(
             **self._counts(ever_connected),
+            malformed_excused=sum(
+                self._malformed_open[index] for index, each in self._by_index.items() if each.revoked
+            ),
             readings_excused=sum(
                 device.generated - self._readings_of[index] if device.revoked else device.lost_on_purpose
                 for index, device in self._by_index.items()

@@ -24,16 +24,20 @@ from simulator.run.session import PROGRESS_SECONDS, Outcome, Session, Share
 
 DEVICES_PER_WORKER = 500
 """Fewer are not worth a process."""
+_SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM})
 _ATTEND_SECONDS = 0.1
 _END_SECONDS = 20.0
 
 
 def worker_count(wanted: int | None, devices: int, cores: int | None = None) -> int:
-    """How many processes run a fleet: as many as wanted, else one for two cores, and none without enough devices."""
+    """How many processes run a fleet: as many as wanted, else one for each core, if each has enough devices.
+
+    A process's scheduler and its connections take turns at Python's lock; two processes do not.
+    """
     if wanted is not None:
         return max(1, min(wanted, devices))
     cores = cores or len(os.sched_getaffinity(0))
-    return max(1, min(cores // 2, devices // DEVICES_PER_WORKER))
+    return max(1, min(cores, devices // DEVICES_PER_WORKER))
 
 
 @dataclass(slots=True)
@@ -100,7 +104,7 @@ def _start(share: Share) -> _Worker:
     context = multiprocessing.get_context("spawn")  # a copy of a process with threads may hold their locks for ever
     ours, theirs = context.Pipe()
     process = context.Process(target=_work, args=(share, theirs), name=f"simulator-{share.worker + 1}", daemon=True)
-    with _without_sigint():
+    with _without_signals():
         process.start()
     theirs.close()
     devices = len(range(share.worker, len(share.identities), share.workers))
@@ -196,8 +200,10 @@ def _merge_oracles(path: Path | None, workers: int) -> str | None:
 
 
 def _work(share: Share, line: connection.Connection) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is for whoever started us, who then tells us
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    # A terminal's Ctrl-C, and what `timeout` or systemd send to all of us, is for whoever started us, who then tells us.
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
     stop, lock = threading.Event(), threading.Lock()
 
     def say(*words: Any) -> None:
@@ -239,9 +245,9 @@ def _obey(line: connection.Connection, session: Session, stop: threading.Event) 
 
 
 @contextmanager
-def _without_sigint() -> Iterator[None]:
-    """Block SIGINT, also for the process that is started meanwhile, until that one has said what it does about it."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+def _without_signals() -> Iterator[None]:
+    """Block them, also for the process that is started meanwhile, until that one has said what it does about them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
         yield
     finally:

@@ -129,10 +129,11 @@ def load_config(
         value = (options or {}).get(setting.field or "")
         if value is not None:
             _take(fields, origins, setting, value, setting.option or setting.key)
-    config = _with_scenario(SimulatorConfig(**fields), read_scenario(sections), origins)
+    scenario = read_scenario(sections)
+    config = _with_scenario(SimulatorConfig(**fields), scenario, origins)
     _check_names(config, path)
     _check_topic(config, origins)
-    _check_rate(config, origins)
+    _check_rate(config, origins, scenario)
     return config
 
 
@@ -184,20 +185,20 @@ def _check_topic(config: SimulatorConfig, origins: Mapping[str, str]) -> None:
         )
 
 
-def _check_rate(config: SimulatorConfig, origins: Mapping[str, str]) -> None:
+def _check_rate(config: SimulatorConfig, origins: Mapping[str, str], scenario: Scenario) -> None:
     if config.unthrottled:
         return
     for group in config.groups or (None,):
-        own = group is not None and group.interval_seconds is not None
         interval = (group and group.interval_seconds) or config.interval_seconds
         batch = (group and group.batch) or config.batch
         readings = 1 / interval
         messages = readings / replace(config, interval_seconds=interval, batch=batch).readings_per_message
         if messages <= AWS_PUBLISHES_PER_SECOND and readings * TYPICAL_READING_BYTES <= AWS_BYTES_PER_SECOND:
             continue
-        where = origins.get("interval_seconds", "telemetry.interval_seconds")
+        own = scenario.where(group.name, "interval_seconds") if group else None
+        where = own or origins.get("interval_seconds", "telemetry.interval_seconds")
         raise UserError(
-            f"{f'groups.{group.name}.interval_seconds' if group and own else where} is {interval:g}: each device "
+            f"{where} is {interval:g}: each device "
             f"would send {messages:.0f} messages/s ({readings * TYPICAL_READING_BYTES / 1024:.0f} KB/s) and AWS IoT takes "
             f"{AWS_PUBLISHES_PER_SECOND}/s (512 KB/s) per connection; raise the interval or the batch ({batch}), "
             "or pass --unthrottled for a broker that takes more"

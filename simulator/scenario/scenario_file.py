@@ -70,6 +70,11 @@ class Scenario:
         self._check_devices(groups, device_count)
         return groups
 
+    def where(self, group: str, key: str) -> str | None:
+        """Where the file has this key of a group; None if it has not."""
+        found = next((draft.node.mapping().get(key) for draft in self.drafts if draft.name == group), None)
+        return None if found is None else found.where
+
     def _check_devices(self, groups: Sequence[DeviceGroup], device_count: int) -> None:
         largest = max((group.count for group in groups), default=device_count)
         for said in self.fleet_wide:

@@ -30,7 +30,8 @@ def whole(low: int, high: int | None = None) -> Check:
 def number(low: float, high: float = math.inf, *, above: bool = False) -> Callable[[object], float]:
     """A number."""
     upwards = f"greater than {low:g}" if above else f"at least {low:g}"
-    right = f"from {low:g} to {high:g}" if high < math.inf else upwards if low > -math.inf else "such as 1.5"
+    within = f"{upwards} and at most {high:g}" if above else f"from {low:g} to {high:g}"
+    right = within if high < math.inf else upwards if low > -math.inf else "such as 1.5"
 
     def check(value: object) -> float:
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
@@ -125,6 +126,8 @@ def _start(value: object) -> datetime:
             raise ValueError(right) from None
     if not isinstance(value, datetime) or value.tzinfo is None:
         raise ValueError(right)
+    if not 1970 <= value.year < 2200:
+        raise ValueError("it must be from 1970 to 2199")
     return value
 
 
@@ -185,7 +188,7 @@ SETTINGS = (
     Setting("mqtt.broker", "endpoint", "--endpoint", _endpoint, "host and port; left out: the environment's"),
     Setting("mqtt.topic", "topic", "--topic", _topic, "the thing's name is appended"),
     Setting("mqtt.qos", None, None, _qos, "1 and nothing else"),
-    Setting("mqtt.protocol", "protocol", None, one_of("mqtt5", "mqtt311"), "MQTT 5 or 3.1.1"),
+    Setting("mqtt.protocol", "protocol", "--protocol", one_of("mqtt5", "mqtt311"), "MQTT 5 or 3.1.1"),
     Setting("mqtt.unthrottled", "unthrottled", "--unthrottled", flag, "leave AWS's limits per connection aside"),
     Setting(
         "anomaly.probability", "anomaly_probability", None, number(0, 1),

@@ -62,7 +62,7 @@ def read_tree(path: Path) -> Node:
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise UserError(f"{path}:{line}: is not YAML: {error.problem or error.context}") from error
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that there is not
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a key that is a date that there is not
         raise UserError(f"{path}: is not YAML: {' '.join(str(error).split())}") from error
     except RecursionError:
         raise UserError(f"{path}: is nested too deeply, or within itself") from None
@@ -85,7 +85,10 @@ class _Reader:
                 for number, each in enumerate(node.value, 1)
             ]
             return Node(self.file, line, name, [each.value for each in items], items=items)
-        value: object = self.loader.construct_object(node)
+        try:
+            value: object = self.loader.construct_object(node)
+        except ValueError as error:  # a date that there is not
+            raise UserError(f"{self.file}:{line}: {name} is {node.value}: {error}") from error
         return Node(self.file, line, name, value, {} if value is None else None)
 
     def _members(self, node: yaml.MappingNode, name: str) -> dict[str, Node]:

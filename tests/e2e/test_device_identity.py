@@ -309,6 +309,31 @@ def test_readings_arrive_under_the_name_of_who_published_them(
     assert all(line["received_at"] > 0 for line in lines)
 
 
+def test_a_device_says_of_its_own_shadow_alone_that_it_is_offline(
+    emulator: Emulator, iot: Any, a: DeviceIdentity, tmp_path: Path
+) -> None:
+    """Through the deployed rule, with what stands for its action; to another's status topic a device may not publish."""
+    data = emulator_session(emulator.port).client("iot-data")
+    gone = json.dumps({"state": {"reported": {"connected": False, "said_by": tmp_path.name}}}).encode()
+    delivering = firehose.start(tmp_path / "firehose", emulator, iot)
+    try:
+        with device(emulator, a, client_id=A) as one:
+            assert one.publish(f"{NAMES.status_topic}/{A}", gone) == "SUCCESS"
+            assert one.publish(f"{NAMES.status_topic}/{B}", gone) in REFUSED
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                shadow = json.loads(data.get_thing_shadow(thingName=A)["payload"].read())
+            except data.exceptions.ResourceNotFoundException:
+                shadow = {}
+            if shadow.get("state", {}).get("reported", {}).get("said_by") == tmp_path.name:
+                break
+            assert time.monotonic() < deadline, f"the shadow of {A} is {shadow}"
+            time.sleep(0.1)
+    finally:
+        processes.stop(delivering)
+
+
 def _raw_lines(aws: AwsSession, count: int) -> list[dict[str, Any]]:
     s3 = aws.client("s3")
     bucket = NAMES.bucket(emulators.ACCOUNT, emulators.REGION)

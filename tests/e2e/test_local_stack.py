@@ -20,6 +20,7 @@ from local import emulator as emulators
 from local import stack
 from local.state import StateFile
 from ops.aws import session_for
+from ops.devices.shadows import Reported, reported_by
 from ops.errors import UserError
 from ops.paths import LOCAL, ROOT
 from ops.target import database, ensure_devices, mqtt_endpoint
@@ -72,14 +73,22 @@ class TestRunning:
         done = fleet("demo", "--keep", "--devices", "5", "--seconds", "3", "--json", str(figures))
         assert done.returncode == 0, done.stdout + done.stderr
         balance = json.loads(figures.read_text())
-        assert balance["missing"] == balance["duplicates"] == balance["quarantined"] == 0
-        assert balance["published"] == balance["acknowledged"] == balance["rows"] == balance["in_s3"] > 1000
+        assert balance["missing"] == balance["differing"] == balance["unexpected"] == balance["quarantined"] == 0
+        assert balance["published"] == balance["acknowledged"] == balance["rows"] > 1000
+        assert balance["in_s3"] == balance["rows"] + balance["duplicates"]
         assert 0 < balance["latency_p50_seconds"] <= balance["latency_p95_seconds"]
+        assert balance["accounted_for"]
         assert "Where to look next" in done.stdout
+        oracle = f"{os.path.relpath(LOCAL, ROOT)}/demo.parquet"
+        assert f".venv/bin/fleet audit --oracle {oracle}" in done.stdout
+        audited = tmp_path / "audit.json"
+        assert fleet("audit", "--oracle", oracle, "--json-file", str(audited)).returncode == 0
+        assert json.loads(audited.read_text())["total"]["rows"] == balance["rows"]
         assert f"All dashboards, to open in a browser: {os.path.relpath(LOCAL, ROOT)}/preview.html" in done.stdout
         drawn = panels(LOCAL / "preview.html")
         assert [each for each in drawn if each["kind"] == "error" or each["bad"]] == []
-        assert {"Devices", "Readings stored", "The fleet's $metric"} <= {
+        # Not "Readings stored", which leaves out the interval that is not over: all of a short run may lie in it.
+        assert {"Devices", "Latency, device to row", "The fleet's $metric"} <= {
             each["panel"] for each in drawn if each["marks"]
         }
 
@@ -150,6 +159,22 @@ class TestRunning:
             lambda: len(query("SELECT FROM telemetry WHERE device_id LIKE 'plain-%%'")) == report.readings_acknowledged,
             "every reading",
         )
+
+    def test_a_device_that_is_cut_off_is_shown_as_not_connected(self) -> None:
+        """Broker, last will, the deployed rule, what stands for its action, shadow, command line."""
+        name = "cut-00001"
+        options = ["--prefix", "cut-", "--device-count", "1", "--interval", "0.2", "--workers", "1", "--managed"]
+        cut_off = subprocess.Popen([FLEET, "simulate", *options], cwd=ROOT, stdout=subprocess.DEVNULL)
+        try:
+            wait_for(lambda: query("SELECT FROM devices WHERE device_id = %s", name) != [], "the first reading")
+            wait_for(lambda: reported_by("local", [name]) == {name: Reported("1.0.0", True)}, "the shadow")
+        finally:
+            cut_off.kill()
+            cut_off.wait()
+        wait_for(
+            lambda: reported_by("local", [name]) == {name: Reported("1.0.0", False)}, "the last will in the shadow"
+        )
+        assert "its shadow: firmware 1.0.0, not connected" in fleet("devices", "show", name).stdout
 
     def test_a_device_whose_certificate_is_not_registered_is_refused(self, tmp_path: Path) -> None:
         [known] = ensure_devices("local", ["known-00001"])

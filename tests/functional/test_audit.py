@@ -1,10 +1,15 @@
 """The balance sheet, by a ground truth and by sequence numbers, against a real TimescaleDB of either edition."""
 
+import contextlib
 import gzip
 import io
 import json
+import random
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +18,8 @@ import psycopg
 import pyarrow as pa
 import pytest
 import typer
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from moto import mock_aws
 from pyarrow import parquet
 
@@ -20,9 +27,17 @@ from lambdas.processor.limits import Limits
 from lambdas.processor.load import load_object
 from lambdas.processor.raw_object import ObjectVersion
 from ops.audit import cli
+from ops.audit.broken import Broken, match
+from ops.audit.lines import Bare, Key
 from ops.audit.sheet import Entry
+from ops.audit.staging import EPOCH, milliseconds
 from ops.audit.waiting import Sources
+from simulator.devices.device import Device
+from simulator.devices.envelope import Message, MessageKind
 from simulator.oracle import columns
+from simulator.oracle.payloads import VALUES, rows_of
+from simulator.scenario.config import SimulatorConfig, load_config
+from simulator.scenario.ready_made import scenario_file
 from tests.functional.commands import Commands, commands_use
 from tests.functional.rollups import bring_up_to_date, stop_refreshing
 from tests.stamping import STAMP, STAMPS
@@ -63,19 +78,36 @@ class Run:
             known = {name: each.get(name) for name in ("ts", "seq", "humidity", "pressure", "battery")}
             extra = {n: v for n, v in each.items() if n not in known and (n != "temperature" or isinstance(v, str))}
             value = each["temperature"]
-            self._row(device, kind, acked, attempts, **known, temperature=None if isinstance(value, str) else value,
+            self._row(device, kind, acked, attempts, timedelta(0), **known, temperature=None if isinstance(value, str) else value,
                       extra=json.dumps(extra) if extra else None)  # fmt: skip
         message = {"readings": list(readings), "device_id": device, "received_at": _us(NOW) // 1000, "stamp": STAMP}
         return json.dumps(message).encode()
 
-    def broken(self, device: str, payload: bytes, *, acked: bool = True) -> None:
-        self._row(device, MALFORMED, acked, 1, raw=payload)
+    def broken(
+        self, device: str, payload: bytes, *, acked: bool = True, attempts: int = 1, at: timedelta = timedelta(0)
+    ) -> bytes:
+        """A payload of no use, sent `at` after the half hour; returns what the emulator's rule makes of one that is no
+        JSON object."""
+        self._row(device, MALFORMED, acked, attempts, at, raw=payload)
+        return self.bare(device, at=at)
 
-    def _row(self, device: str, kind: int, acked: bool, attempts: int, **values: Any) -> None:
-        sent_at = _us(HOUR + timedelta(minutes=30))
+    def bare(self, device: str, *, at: timedelta = timedelta(0)) -> bytes:
+        received = _us(HOUR + timedelta(minutes=30) + at) // 1000 + 3
+        return json.dumps({"device_id": device, "received_at": received, "stamp": STAMP}).encode()
+
+    def _row(self, device: str, kind: int, acked: bool, attempts: int, later: timedelta, **values: Any) -> None:
+        sent_at = _us(HOUR + timedelta(minutes=30) + later)
         row: dict[str, Any] = dict.fromkeys(columns.SCHEMA.names)
         row |= {"device": device, "kind": kind, "message": len(self.rows), "attempts": attempts, "sent_at": sent_at}
         self.rows.append(row | values | {"acknowledged_at": sent_at + 9000 if acked else None})
+
+    def message(self, device: str, message: Message, *, acked: bool, attempts: int) -> list[Key]:
+        """A message of the simulator's in the ground truth; returns the readings in it."""
+        rows = rows_of(message.payload, malformed=message.kind is MessageKind.MALFORMED)
+        for row in rows:
+            values = {n: getattr(row, n, None) for n in ("ts", "seq", *VALUES, "extra", "raw")}
+            self._row(device, message.kind, acked, attempts, timedelta(0), **values)
+        return [Key(device, row.ts, row.seq or 0) for row in rows if row.ts is not None]
 
     def store(self, *lines: bytes) -> ObjectVersion:
         """An object that nobody has loaded."""
@@ -224,6 +256,127 @@ def test_what_is_lost_changed_or_strange_is_named(run: Run, tmp_path: Path) -> N
     assert "before" in _app().refused("--from", "1h", "--to", "2h")
 
 
+def test_payloads_of_which_the_rule_passes_on_nothing_are_matched_by_device_and_time(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text, array, number = b"no JSON", b'["x"]', b"17"
+    hour = timedelta(minutes=20)
+    lines = [run.broken("a", text), run.broken("a", array, at=SECOND), run.broken("b", number, at=hour)]
+    run.broken("a", b'{"x": 1}')
+    lines.append(json.dumps({"x": 1, **json.loads(run.bare("a"))}).encode())
+    run.broken("a", b"two\nlines \xff")
+    run.load(*lines, b"two", b"lines \xff")  # of what AWS passes on as it is, a line feed ends a line
+    run.load(run.sent("b", run.reading(1)), run.sent("b", run.reading(1), kind=DUPLICATE))
+    run.sent("b", run.reading(2), acked=False, attempts=0)
+    doubtful = run.broken("b", b"in doubt", acked=False, attempts=2, at=2 * hour)
+    run.load(doubtful, doubtful)
+    path = run.truth(tmp_path / "run.parquet")
+    found = _audit("--oracle", path, exit_code=0)
+    assert _figures(found) == {"expected": 7, "rows": 1, "duplicates": 1, "quarantined": 5}
+    assert (found["broken_in_doubt"], found["unexplained_duplicates"]) == (1, 0)
+    assert found["quarantine_reasons"].pop("no_timestamp") == 6
+    # A part of the run: what was broken in the rest of it is no surprise, and a part of an hour is not written down.
+    run.connection.execute("DELETE FROM ingest.balance")
+    narrow = _audit("--oracle", path, "--from", (HOUR + timedelta(minutes=40)).isoformat(), exit_code=0)
+    assert _figures(narrow) == {"expected": 1, "quarantined": 1}
+    assert run.connection.execute("SELECT count(*) FROM ingest.balance").fetchone() == (0,)
+
+    # What the same devices sent before this run is of no concern, even if it is the same to the byte, or if a clock
+    # that is wrong makes the run's span as long.
+    early = {"device_id": "a", "received_at": _us(HOUR - 60 * SECOND) // 1000, "stamp": STAMP}
+    run.load(
+        json.dumps({**run.reading(1), **early}).encode(),
+        json.dumps(early).encode(),
+        json.dumps({"x": 1, **early}).encode(),
+    )
+    run.sent("b", {"ts": _us(HOUR) // 1000, "seq": 9, "temperature": 1.0}, acked=False)
+    path = run.truth(tmp_path / "run.parquet")
+    assert _audit("--oracle", path, exit_code=0)["total"]["expected"] == 7
+
+    # One on its way, one lost, and of another device or time one that nobody sent.
+    run.broken("a", b"lost", at=2 * SECOND)
+    run.store(run.broken("b", b"on its way", at=hour + SECOND), *lines)
+    path = run.truth(tmp_path / "more.parquet")
+    run.load(run.bare("b", at=-hour), run.sent("c", run.reading(1)), run.bare("c", at=hour))
+    found = _audit("--oracle", path, exit_code=1)
+    assert _figures(found) == {
+        "expected": 9,
+        "rows": 1,
+        "duplicates": 1,
+        "quarantined": 5,
+        "in_flight": 1,
+        "missing": 1,
+    }
+    assert [(each["device_id"], each["timestamp"]) for each in found["missing_readings"]] == [("a", None)]
+    assert [(each["device_id"], each["reason"]) for each in found["unexpected_quarantined"]] == [("b", "no_timestamp")]
+    # AWS's rule counts what is no JSON and lets it go: that is no loss, and one that was a JSON object still is.
+    run.broken("a", b'{"lost": 1}')
+    path = run.truth(tmp_path / "aws.parquet")
+    aws = Sources(run.s3, BUCKET, None, lambda: 0, timedelta(seconds=1))
+    monkeypatch.setattr(cli, "sources", lambda _: aws)
+    found = _audit("--oracle", path, "--device", "a", exit_code=1)
+    assert _figures(found) == {"expected": 5, "quarantined": 4, "missing": 1}
+    assert found["refused_by_rule"] == 1
+    assert "ParseError is not available here" in _app().run("--oracle", path).stdout
+
+
+def _messages(config: SimulatorConfig, index: int, name: str) -> list[Message]:
+    """All that a device of the fleet sends."""
+    device = Device(config, index, name, fleet_size=config.device_count, first_seq=0)
+    sent: list[Message] = []
+    while device.due < inf:
+        device.take(milliseconds(HOUR + timedelta(minutes=30)))
+        sent += iter(device.next_message, None)
+        device.drop_overflow()
+    device.finish()
+    return [*sent, *iter(device.next_message, None)]
+
+
+def test_the_books_of_a_fleet_in_chaos_balance(run: Run, tmp_path: Path) -> None:
+    config = replace(load_config(scenario_file("chaos")), duration_seconds=40)
+    rng = random.Random(6)  # noqa: S311 - the same in each run
+    lines: list[bytes] = []
+    acknowledged: Counter[Key] = Counter()
+    broken: Counter[bool] = Counter()
+    for index, name in enumerate(config.thing_names()):
+        for message in _messages(config, index, name):
+            acked, attempts = rng.random() < 0.95, rng.choice([1, 1, 1, 2])
+            keys = run.message(name, message, acked=acked, attempts=attempts)
+            acknowledged.update({key: int(acked) for key in keys})
+            if message.kind is MessageKind.MALFORMED:
+                broken[acked] += 1
+            members = json.loads(run.bare(name))
+            with contextlib.suppress(ValueError):
+                document = json.loads(message.payload)
+                members = document | members if isinstance(document, dict) else members
+            # Acknowledged is arrived; in doubt either; and sent twice is once or twice.
+            lines += [json.dumps(members).encode()] * rng.randint(int(acked), attempts)
+    rng.shuffle(lines)
+    run.load(*lines[::2])
+    run.load(*lines[1::2])
+    path = run.truth(tmp_path / "run.parquet")
+    ahead = {key for key in acknowledged if key.ts > milliseconds(NOW + timedelta(hours=1))}
+    assert (len(acknowledged) > 5_000, len(ahead) > 5, broken[True] > 50, broken[False] > 0) == (True,) * 4
+    books = Counter(
+        expected=acknowledged.total() + broken[True],
+        rows=sum(number > 0 for key, number in acknowledged.items() if key not in ahead),
+        duplicates=sum(max(0, number - 1) for key, number in acknowledged.items() if key not in ahead),
+        quarantined=sum(acknowledged[key] for key in ahead) + broken[True],
+    )
+    found = _audit("--oracle", path, exit_code=0)
+    assert _figures(found) == books
+    assert found["unexplained_duplicates"] == 0
+    # Some are taken away.
+    lost = rng.sample([key for key, number in acknowledged.items() if number and key not in ahead], 7)
+    for key in lost:
+        at = EPOCH + key.ts * timedelta(milliseconds=1)
+        found_at = (key.device_id, at, key.seq)
+        run.connection.execute("DELETE FROM telemetry WHERE device_id = %s AND timestamp = %s AND seq = %s", found_at)
+    books.update(missing=sum(acknowledged[key] for key in lost))
+    books.subtract({"rows": 7, "duplicates": sum(acknowledged[key] - 1 for key in lost)})
+    assert _figures(_audit("--oracle", path, exit_code=1)) == books
+
+
 def _balances(run: Run, device: str = "a") -> dict[int, tuple[int, ...]]:
     """Hours after HOUR: expected, rows, quarantined, missing."""
     rows = run.connection.execute(
@@ -299,6 +452,47 @@ def test_any_fleet_is_audited_by_its_sequence_numbers(run: Run) -> None:
     run.load(_lines(run, range(10, 16)))
     bring_up_to_date(run.connection)
     assert _figures(_audit("--from", begin, exit_code=0))["rows"] == 24, "the object that waits holds what is there now"
+
+
+_ATTEMPT = st.tuples(st.integers(0, 8), st.integers(0, 4) | st.none(), st.integers(0, 2))
+"""Of an opaque payload: minutes until it was sent, minutes from there until its PUBACK, attempts."""
+
+
+@settings(deadline=None)
+@given(st.lists(_ATTEMPT, max_size=5), st.lists(st.integers(0, 15), max_size=5))
+def test_as_many_as_possible_are_matched_and_those_first_that_must_have_arrived(
+    sent: list[tuple[int, int | None, int]], received: list[int]
+) -> None:
+    minute = timedelta(minutes=1)
+    broken = [
+        Broken("a", HOUR + at * minute, None if took is None or not tries else HOUR + (at + took) * minute, tries, b"x")
+        for at, took, tries in sent
+    ]
+    bares = [Bare("a", milliseconds(HOUR + at * minute)) for at in received]
+    found = match(broken, [*bares, Bare("b", bares[0].received_at_ms)] if bares else [])
+    assert found[len(bares) :] in ([None], []), "another device's"
+    for bare, each in zip(bares, found, strict=False):
+        assert each is None or each.received_ms[0] <= bare.received_at_ms <= each.received_ms[1]
+    assert all(found.count(each) <= each.attempts for each in broken)
+    acknowledged = [each for each in broken if each.acknowledged_at]
+    assert sum(each in found for each in acknowledged) == _most(acknowledged, bares)
+    assert len(bares) - found[: len(bares)].count(None) == _most(
+        [each for each in broken for _ in range(each.attempts)], bares
+    )
+    assert match(broken, bares) == found[: len(bares)]
+
+
+def _most(units: list[Broken], bares: list[Bare]) -> int:
+    """By trying everything."""
+    if not units:
+        return 0
+    since, until = units[0].received_ms
+    taken = (
+        1 + _most(units[1:], bares[:n] + bares[n + 1 :])
+        for n, bare in enumerate(bares)
+        if since <= bare.received_at_ms <= until
+    )
+    return max(_most(units[1:], bares), *taken, 0)
 
 
 def test_a_sheet_adds_up() -> None:

@@ -1,5 +1,6 @@
 """A scenario through a real broker, twice: the same bytes in the same order, and a certificate revoked in the middle."""
 
+import multiprocessing
 import os
 import threading
 import time
@@ -18,7 +19,7 @@ from certs.endpoint import write_trust_anchor
 from certs.store import IdentityStore
 from local import emulator as emulators
 from local.state import Emulator
-from simulator.accounts.report import RunReport
+from simulator.accounts.report import Progress, RunReport
 from simulator.revocation import Revocation
 from simulator.run.engine import run
 from simulator.scenario import behaviours as kinds
@@ -152,3 +153,24 @@ def test_a_revoked_device_is_shut_out_until_the_scenario_begins_again(emulator: 
     assert registered.statuses() == ["ACTIVE", "INACTIVE"]
     revocation.restore(registered.names)
     assert registered.statuses() == ["ACTIVE", "ACTIVE"]
+
+
+def test_what_is_sent_to_every_process_of_a_run_is_for_the_first_of_them(emulator: Emulator, tmp_path: Path) -> None:
+    """As `timeout` and systemd do: workers end when they are told, with their devices' account."""
+    registered = Registered(emulator, tmp_path, 4)
+    config = SimulatorConfig(
+        device_count=4, prefix=registered.prefix, interval_seconds=0.05, batch=2, topic="iot/telemetry", workers=2
+    )
+    stop = threading.Event()
+
+    def show(progress: Progress) -> None:
+        if progress.readings_acknowledged and not stop.is_set():
+            for worker in multiprocessing.active_children():
+                worker.terminate()
+            stop.set()
+
+    identities = [registered.store.identity(name) for name in registered.names]
+    report = run(config, identities, HOST, emulator.mqtt_port, stop=stop, on_progress=show)
+    assert report.complete
+    assert (report.devices, len(report.acknowledged)) == (4, 4)
+    assert report.readings_acknowledged > 0

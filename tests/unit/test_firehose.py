@@ -1,12 +1,15 @@
 """What the local Firehose does with records: keys, buffering, and nothing lost when it ends."""
 
+import json
 import time
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from local.firehose.keys import object_key
+from local.firehose.republish import Republish, twins
 from local.firehose.spool import Spool, delivered
 
 AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -77,3 +80,47 @@ def test_other_hints_apply_to_what_is_buffered_already(tmp_path: Path) -> None:
     spool.append(b"bbbb\n")
     assert batches(spool) == [b"aaaa\n"]
     assert batches(spool, everything=True) == [b"aaaa\n", b"bbbb\n"]
+
+
+RULE: dict[str, Any] = {
+    "ruleName": "Status",
+    "sql": "SELECT * FROM 'iot/status/+' WHERE state <> 'a FROM \"b\"'",
+    "awsIotSqlVersion": "2016-03-23",
+    "actions": [
+        {"firehose": {"deliveryStreamName": "s"}},
+        {"republish": {"topic": "$$aws/things/${topic(3)}/shadow/update", "qos": 1, "roleArn": "r"}},
+        {"republish": {"topic": "seen/${topic(3)}/${n}", "roleArn": "r"}},
+        {"republish": {"topic": "literal", "roleArn": "r"}},
+    ],
+}
+
+
+def test_a_rule_with_templates_has_a_twin_that_selects_their_expressions() -> None:
+    payloads, republished = twins([RULE, {**RULE, "ruleName": "Off", "ruleDisabled": True}])
+    assert list(republished) == ["local/republish/Status/1", "local/republish/Status/2"]
+    [(name, twin)] = payloads.items()
+    by_expression = {"n": "local_template_6e", "topic(3)": "local_template_746f706963283329"}
+    more = "".join(f", {expression} AS {member}" for expression, member in by_expression.items())
+    assert twin["sql"] == f"SELECT *{more} FROM 'iot/status/+' WHERE state <> 'a FROM \"b\"'"
+    assert twins([RULE, {**twin, "ruleName": name}]) == (payloads, republished), "and none of its own"
+    result = {"state": 1, **dict(zip(by_expression.values(), (7, "device-1"), strict=True))}
+    shadow, seen = (each.message(json.dumps(result).encode()) for each in republished.values())
+    assert shadow == ("$aws/things/device-1/shadow/update", b'{"state": 1}')
+    assert seen == ("seen/device-1/7", b'{"state": 1}')
+    assert [each.qos for each in republished.values()] == [1, 0]
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        b"not json",
+        b"[1]",
+        b"{}",
+        b'{"local_template_6e": null}',
+        b'{"local_template_6e": ""}',
+        b'{"local_template_6e": "+"}',
+    ],
+)
+def test_a_result_that_gives_no_topic_is_not_republished(result: bytes) -> None:
+    with pytest.raises(ValueError, match=r"n|JSON"):
+        Republish("to/${n}", 0).message(result)

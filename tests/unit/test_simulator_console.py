@@ -1,6 +1,7 @@
 """What the user sees of a run, and the command's own faults."""
 
 import io
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from rich.console import Console
 
 from ops.errors import UserError
 from simulator.accounts.report import Progress, RunReport
-from simulator.cli import simulate
+from simulator.cli import _write_json, simulate
 from simulator.console import print_totals, progress_on
 
 START = datetime(2026, 11, 21, tzinfo=UTC)
@@ -83,19 +84,58 @@ def test_the_totals_of_a_good_run_hold_no_warning() -> None:
             {"publish_failures": 3, "first_publish_failure": "PUBACK QUOTA_EXCEEDED"},
             "3 attempts to publish failed; the first: PUBACK QUOTA_EXCEEDED",
         ),
+        (
+            {"malformed_published": 5, "malformed_acknowledged": 3},
+            "2 malformed messages were published and not acknowledged: they may or may not have",
+        ),
+        ({"management_failures": 4}, "4 packets of shadow and jobs were refused, or broke off with the connection"),
+        (
+            {"first_revocation_failure": "thief: [no]"},
+            "not every certificate that was to be revoked is; the first: thief: [no]",
+        ),
         ({"behind_seconds": 4.2}, "this machine took readings up to 4.2 s late"),
     ],
 )
 def test_each_thing_that_went_wrong_is_one_line(change: dict[str, object], warning: str) -> None:
     out = printed(lambda console: print_totals(console, replace(REPORT, **change)))  # type: ignore[arg-type]
     assert out.splitlines()[-1].startswith(warning)
-    assert len(out.splitlines()) == 8
+    assert len(out.splitlines()) == 8 + ("on purpose" in out)
 
 
 def test_what_was_done_on_purpose_is_told() -> None:
     report = replace(REPORT, duplicates_published=3, malformed_published=2, malformed_acknowledged=2)
     out = printed(lambda console: print_totals(console, report))
     assert "on purpose: 3 duplicates, 2 malformed messages (2 acknowledged), 0 readings lost" in out
+
+
+def test_what_was_lost_on_purpose_is_told_and_no_fault() -> None:
+    lost = replace(REPORT, readings_acknowledged=1400, readings_buffered=70, readings_dropped=20, readings_excused=100)
+    out = printed(lambda console: print_totals(console, lost))
+    assert "100 readings lost" in out
+    assert len(out.splitlines()) == 8
+
+    more = replace(lost, readings_acknowledged=1390)
+    assert printed(lambda console: print_totals(console, more)).splitlines()[-1] == (
+        "100 of these readings were lost on purpose"
+    )
+
+
+def test_the_ground_truth_is_told_of_where_there_is_one(tmp_path: Path) -> None:
+    file = tmp_path / "truth[1].parquet"
+    file.write_bytes(bytes(2_500))
+    out = printed(lambda console: print_totals(console, REPORT, file))
+    assert out.splitlines()[-1] == f"ground truth: 2.5 kB in {file}"
+    failed = replace(REPORT, oracle_fault="the disk is full")
+    assert "ground truth" not in printed(lambda console: print_totals(console, failed, file))
+
+
+def test_progress_tells_what_waits_for_a_connection() -> None:
+    def show(console: Console) -> None:
+        with progress_on(console) as shown:
+            shown(replace(PROGRESS, connected=1, readings_buffered=1234))
+
+    assert "connected 1 of 2, " in printed(show)
+    assert "buffered 1,234" in printed(show)
 
 
 def test_a_run_that_never_measured_has_totals_too() -> None:
@@ -144,10 +184,45 @@ def test_faults_of_the_command_line_come_before_anything_is_started(tmp_path: Pa
         simulate(json_file=tmp_path / "nowhere" / "report.json")
     with pytest.raises(UserError, match="is a folder: name a file"):
         simulate(json_file=tmp_path)
+    with pytest.raises(UserError, match="is a folder: name a file"):
+        simulate(oracle=tmp_path)
+    same = tmp_path / "same"
+    (tmp_path / "link").symlink_to(same)
+    with pytest.raises(UserError, match=r"^--json and --oracle are both .*/same: name two files"):
+        simulate(json_file=same, oracle=tmp_path / "link")
     with pytest.raises(UserError, match=r"^--endpoint is \"tcp://host\": "):
         simulate(endpoint="tcp://host")
     with pytest.raises(UserError, match="no certificate and key for device-00001"):
         simulate(endpoint="localhost", store=tmp_path)
+
+
+@pytest.mark.parametrize("option", ["json_file", "oracle"])
+def test_a_device_is_never_put_a_file_in_the_place_of(tmp_path: Path, option: str) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    files = {option: pipe}
+    with pytest.raises(UserError, match=r"pipe: is no regular file: name one"):
+        simulate(json_file=files.get("json_file"), oracle=files.get("oracle"), endpoint="localhost", store=tmp_path)
+    assert pipe.is_fifo()
+
+
+def test_an_account_that_cannot_be_written_in_the_end_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^--json .*could not be written: No such file or directory: what the run has"):
+        _write_json(tmp_path / "gone" / "run.json", REPORT)
+
+
+def test_too_many_devices_are_told_of_before_the_first_is_looked_up(tmp_path: Path) -> None:
+    code = (
+        "import resource\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))\n"
+        "from pathlib import Path\n"
+        "from simulator.cli import simulate\n"
+        f"simulate(device_count=5000, workers=1, endpoint='localhost', store=Path({str(tmp_path)!r}))\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=False, capture_output=True
+    )
+    assert b"5000 devices need 5064 file descriptors and this process may have 256: at most 192" in ended.stderr
 
 
 def test_the_command_line_starts_without_loading_the_mqtt_client() -> None:

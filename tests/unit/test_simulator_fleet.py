@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simulator.accounts.report import RunReport
+from simulator.accounts.report import Phase, RunReport
 from simulator.devices.device import Act, Device
 from simulator.devices.envelope import Message
 from simulator.devices.management import Management
 from simulator.run import fleet as fleet_module
-from simulator.run.fleet import FINISH_SECONDS, YIELD_SECONDS, Fleet, NobodyConnectedError, Phase
+from simulator.run.fleet import FINISH_SECONDS, YIELD_SECONDS, Fleet, NobodyConnectedError
 from simulator.run.links import CONNECTS_AT_A_TIME, CONNECTS_PER_SECOND
 from simulator.scenario.config import SimulatorConfig
 

@@ -113,17 +113,17 @@ BEGIN
         $sql$,
         CASE WHEN each_reading THEN format(
             'SELECT device_id, count(*) AS reading_count, min(seq) AS first_seq, max(seq) AS last_seq FROM telemetry '
-            'WHERE timestamp >= %L AND timestamp < %L %s GROUP BY device_id',
+            'WHERE timestamp >= %L AND timestamp < %L %s GROUP BY device_id HAVING max(seq) > 0',
             hour, hour + interval '1 hour', CASE WHEN devices IS NULL THEN '' ELSE 'AND device_id = ANY($1)' END)
         ELSE format(
-            'SELECT device_id, reading_count, first_seq, last_seq FROM telemetry_hourly WHERE bucket = %L %s',
+            'SELECT device_id, reading_count, first_seq, last_seq FROM telemetry_hourly WHERE bucket = %L AND last_seq > 0 %s',
             hour, CASE WHEN devices IS NULL THEN '' ELSE 'AND device_id = ANY($1)' END)
         END,
         hour, hour + interval '1 hour', each_reading, CASE WHEN devices IS NULL THEN '' ELSE 'AND device_id = ANY($1)' END
     ) USING devices;
 END $$;
 COMMENT ON FUNCTION ingest.sequence_balance(timestamptz, text[], boolean) IS
-    'The balance of an hour, of these devices (NULL: all) that have readings in it, by sequence numbers: from the rollup, or from each reading, which is exact for an hour that is not over too';
+    'The balance of an hour, of these devices (NULL: all) that have readings with a seq in it, by sequence numbers: from the rollup, or from each reading, which is exact for an hour that is not over too';
 
 -- Which hours are to be balanced. A mark of ingest.touched that is worked off becomes one here: whoever works marks off is
 -- alone, so nothing waits, and no loader pays for it.
@@ -144,19 +144,25 @@ CREATE FUNCTION ingest.note_balance_due() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
 BEGIN
-    -- Of an hour that is not closed all devices are balanced anyway, once.
+    -- Of an hour that is not closed all devices are balanced anyway, once. A mark that is locked is being worked off, and
+    -- may not know of these readings any more.
     INSERT INTO ingest.balance_due (hour)
-    SELECT DISTINCT date_trunc('hour', first, 'UTC') FROM gone g
-    WHERE (device_ids IS NULL OR first > now() - interval '1 hour' - ingest.balance_delay())
-      AND NOT EXISTS (
-          SELECT FROM ingest.balance_due d WHERE d.hour = date_trunc('hour', g.first, 'UTC') AND d.device_ids IS NULL
-      );
+    SELECT hour FROM (
+        SELECT DISTINCT date_trunc('hour', first, 'UTC') AS hour FROM gone
+        WHERE device_ids IS NULL
+           OR date_trunc('hour', first, 'UTC') > now() - interval '1 hour' - ingest.balance_delay()
+    ) whole
+    WHERE NOT EXISTS (
+        SELECT FROM ingest.balance_due d WHERE d.hour = whole.hour AND d.device_ids IS NULL FOR KEY SHARE SKIP LOCKED
+    );
     INSERT INTO ingest.balance_due (hour, device_ids)
     SELECT hour, array_agg(DISTINCT device_id) FROM (
         SELECT date_trunc('hour', first, 'UTC') AS hour, unnest(device_ids) AS device_id FROM gone
-        WHERE first <= now() - interval '1 hour' - ingest.balance_delay()
+        WHERE date_trunc('hour', first, 'UTC') <= now() - interval '1 hour' - ingest.balance_delay()
     ) late
-    WHERE NOT EXISTS (SELECT FROM ingest.balance_due d WHERE d.hour = late.hour AND d.device_ids IS NULL)
+    WHERE NOT EXISTS (
+        SELECT FROM ingest.balance_due d WHERE d.hour = late.hour AND d.device_ids IS NULL FOR KEY SHARE SKIP LOCKED
+    )
     GROUP BY hour;
     RETURN NULL;
 END $$;
@@ -177,12 +183,14 @@ BEGIN
     IF NOT pg_try_advisory_xact_lock(31088090465235313) THEN
         RETURN NULL;
     END IF;
-    -- What has expired is not known any more, and what the rollup does not show yet is for later.
+    -- What has expired is not known any more, and what the rollup does not show yet is for later. Only a mark that waits
+    -- says that the rollup is behind: a fresh one will make its hour due again, and somewhere late readings always come.
     DELETE FROM ingest.balance_due d WHERE d.hour < rollup.kept_since();
     SELECT max(d.hour) INTO next_hour FROM ingest.balance_due d
     WHERE d.hour <= now() - interval '1 hour' - ingest.balance_delay()
       AND NOT EXISTS (
           SELECT FROM ingest.touched t WHERE t.first >= d.hour - interval '1 hour' AND t.first < d.hour + interval '1 hour'
+            AND t.touched_at < now() - interval '2 minutes'
       )
       AND NOT EXISTS (
           SELECT FROM rollup.pending p
@@ -191,7 +199,15 @@ BEGIN
     IF next_hour IS NULL THEN
         RETURN NULL;
     END IF;
-    SELECT array_agg(due_id) INTO marks FROM ingest.balance_due d WHERE d.hour = next_hour;
+    SELECT array_agg(due_id) INTO marks
+    FROM (SELECT due_id FROM ingest.balance_due d WHERE d.hour = next_hour FOR UPDATE) locked;
+    -- From here on what is touched makes marks of its own. What was touched until then, the rollup has to show.
+    IF EXISTS (
+        SELECT FROM rollup.pending p
+        WHERE p.level <= 2 AND p.bucket >= next_hour - interval '1 hour' AND p.bucket < next_hour + interval '1 hour'
+    ) THEN
+        RETURN NULL;
+    END IF;
     -- Readings that come late change what was left out before the ones that follow, too.
     IF EXISTS (SELECT FROM ingest.balance_due d WHERE d.due_id = ANY(marks) AND d.device_ids IS NULL) THEN
         devices := NULL;
