@@ -1,10 +1,10 @@
 """The simulator beside MQTT.js and beside what the broker can take: mosquitto with mutual TLS, QoS 1, everything in one run.
 
-Each client connects once and is then told one pace after the other, evenly staggered over its devices, in search of the
-highest of which it gets 95 % acknowledged; the most that it got acknowledged in any step of a second and a half counts. Each
-is one process, but for the simulator, which takes as many as it would by itself, and is shown in one process beside that.
-What the broker can take is the best rate of any client; one of them sends ready packets over bare sockets, unpaced, each
-connection's next message as soon as an earlier one is acknowledged.
+Each client is one process that connects once and is then told one pace after the other, evenly staggered over its devices, in
+search of the highest of which it gets 95 % acknowledged; the most that it got acknowledged in any step of a second and a half
+counts. Where they are compared they take turns three times, and the best of each counts, so that a moment in which the machine
+had something else to do spoils none. What the broker can take is the best rate of any client; one of them sends ready packets
+over bare sockets, unpaced, each connection's next message as soon as an earlier one is acknowledged.
 """
 
 import json
@@ -28,23 +28,22 @@ from bench.simulator_broker import Broker, broker, find_mosquitto, identities
 from bench.simulator_steps import PAYLOAD_BYTES, Connected, Measured, Step, Task
 from ops.errors import UserError
 from ops.paths import LOCAL, ROOT
-from simulator.run.workers import worker_count
 
 SIZES = (1, 100, 1_000, 10_000)
 COMPARED_AT = 1_000
 STEP_SECONDS = 1.5
 SUSTAINED = 0.95
 """Share of the pace asked for that must be acknowledged."""
+ROUNDS = 3
+"""Turns that the clients take where they are compared."""
 _ATTEMPTS = 6
 _OWN_DESCRIPTORS = 128
 _FULL_WINDOW = 256
 """Messages that the bare client keeps unanswered over all connections, where that is more than one for each."""
 
 OURS, PEER, RAW = "fleetledger", "MQTT.js", "bare sockets"
-_ONE_PROCESS = f"{OURS}, one process"
 _KINDS = {
     OURS: "fixed",
-    _ONE_PROCESS: "fixed",
     f"{OURS}, own signals": "signals",
     f"{OURS}, 25 readings each": "envelopes",
 }
@@ -56,7 +55,6 @@ class Row:
 
     client: str
     devices: int
-    processes: int
     connected: int
     messages_per_second: float
     readings_per_second: float
@@ -67,7 +65,9 @@ class Row:
     """How busy the broker was; it has one thread."""
 
 
-def run(devices: int | None, console: Console, *, step_seconds: float = STEP_SECONDS) -> dict[str, Any]:
+def run(
+    devices: int | None, console: Console, *, step_seconds: float = STEP_SECONDS, rounds: int = ROUNDS
+) -> dict[str, Any]:
     """Measure; `devices` instead of the series of sizes. Raises `UserError`."""
     node = shutil.which("node")
     if node is None or not (ROOT / "node_modules" / "mqtt").is_dir():
@@ -86,15 +86,31 @@ def run(devices: int | None, console: Console, *, step_seconds: float = STEP_SEC
     compared = COMPARED_AT if COMPARED_AT in sizes else sizes[-1]
     rows: list[Row] = []
     for size in sizes:
-        clients = [RAW, PEER, *(_KINDS if size == compared else [OURS])]
-        for client in clients:
+        for client in _turns(size == compared, rounds):
             with console.status(f"{client}: {size:,} devices"), broker(mosquitto, folder) as running:
                 limit = max((row.messages_per_second for row in rows if row.devices == size), default=50_000.0)
-                rows.append(_measure(client, size, running, folder, node, limit, step_seconds))
-            _tell(console, rows[-1])
+                row = _measure(client, size, running, folder, node, limit, step_seconds)
+            _tell(console, row)
+            rows = _with_best(rows, row)
     figures = _figures(rows, compared)
     _print(console, rows, figures)
     return figures
+
+
+def _turns(compared: bool, rounds: int) -> list[str]:
+    """The clients in the order in which they are measured."""
+    if not compared:
+        return [RAW, PEER, OURS]
+    return [RAW, PEER, OURS] * rounds + [each for each in _KINDS if each != OURS]
+
+
+def _with_best(rows: Sequence[Row], row: Row) -> list[Row]:
+    """The rows with this one, unless the same client was faster with as many devices."""
+    earlier = next((each for each in rows if (each.client, each.devices) == (row.client, row.devices)), None)
+    if earlier is None:
+        return [*rows, row]
+    best = max(earlier, row, key=lambda each: each.messages_per_second)
+    return [best if each is earlier else each for each in rows]
 
 
 def _raise_descriptors() -> int:
@@ -110,15 +126,13 @@ def _measure(
 ) -> Row:
     window = max(1, _FULL_WINDOW // devices)
     kind = _KINDS.get(client, "")
-    workers = 1 if client in {RAW, PEER, _ONE_PROCESS} else worker_count(None, devices)
-    task = Task(kind=kind, port=running.port, folder=str(folder), devices=devices, window=window, workers=workers)
+    task = Task(kind=kind, port=running.port, folder=str(folder), devices=devices, window=window)
     with _process(client, task, node) as talk:
         connected = talk.connected
         best, busy = _highest(talk, client, running, limit, step_seconds)
     return Row(
         client=client,
         devices=devices,
-        processes=workers,
         connected=connected.connected,
         messages_per_second=best.acknowledged / best.seconds,
         readings_per_second=best.readings / best.seconds,
@@ -210,7 +224,6 @@ def _figures(rows: Sequence[Row], compared: int) -> dict[str, Any]:
         "broker_limit_messages_per_second": max(rates.values()),
         "ratio_vs_peer": ours / rates[PEER],
         "ratio_vs_broker_limit": ours / max(rates.values()),
-        "ratio_vs_peer_in_one_process": rates.get(_ONE_PROCESS, ours) / rates[PEER],
         "payload_bytes": PAYLOAD_BYTES,
         "rows": [asdict(row) for row in rows],
     }
@@ -229,7 +242,6 @@ def _print(console: Console, rows: Sequence[Row], figures: dict[str, Any]) -> No
     table.add_column("client")
     heads = (
         "devices",
-        "processes",
         "messages/s",
         "readings/s",
         "CPU us/message",
@@ -243,7 +255,6 @@ def _print(console: Console, rows: Sequence[Row], figures: dict[str, Any]) -> No
         table.add_row(
             row.client,
             f"{row.connected:,}",
-            f"{row.processes}",
             f"{row.messages_per_second:,.0f}",
             f"{row.readings_per_second:,.0f}",
             f"{row.cpu_us_per_message:.1f}",
@@ -253,8 +264,7 @@ def _print(console: Console, rows: Sequence[Row], figures: dict[str, Any]) -> No
         )
     console.print(table, highlight=False)
     console.print(
-        f"with {figures['devices']:,} devices: {figures['ratio_vs_peer']:.2f} times MQTT.js "
-        f"({figures['ratio_vs_peer_in_one_process']:.2f} in one process), "
+        f"with {figures['devices']:,} devices: {figures['ratio_vs_peer']:.2f} times MQTT.js, "
         f"{figures['ratio_vs_broker_limit']:.2f} of what the broker can take",
         highlight=False,
     )

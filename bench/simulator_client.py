@@ -1,20 +1,17 @@
 """The simulator as a client of `fleet bench simulator`: its engine and its connections, at a pace that it is told.
 
 Run as `python -m bench.simulator_client TASK`. `fixed` sends a payload that is there already, as the other clients do;
-`signals` generates each reading, `envelopes` 25 of them for each message. With more than one worker it starts as many
-processes like itself, tells each its share, and adds up what they say.
+`signals` generates each reading, `envelopes` 25 of them for each message.
 """
 
-import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from math import floor, inf
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 import psutil
@@ -37,11 +34,10 @@ from simulator.devices.device import Act, Device
 from simulator.devices.envelope import Message
 from simulator.mqtt.connection import Broker
 from simulator.run.fleet import Fleet
-from simulator.run.session import without_certificate_bundle
+from simulator.run.session import rare_collections, without_certificate_bundle
 from simulator.scenario.config import SimulatorConfig
 from simulator.scenario.endpoint import Endpoint
 
-_Said = TypeVar("_Said", Connected, Measured)
 _IDLE_SECONDS = 0.25
 _NOTHING, _READING, _READING_PUBLISH = Act.NOTHING, Act.READING, Act.READING | Act.PUBLISH
 
@@ -101,52 +97,6 @@ class SteadyDevice(Device):
 
 def main(task: Task) -> None:
     """Connect, then do one step after the other until there are no more."""
-    if task.workers > 1 and task.worker is None:
-        _share_out(task)
-    else:
-        _work(task, task.worker or 0)
-
-
-def _share_out(task: Task) -> None:
-    shares = [msgspec.structs.replace(task, worker=worker) for worker in range(task.workers)]
-    workers = [
-        subprocess.Popen(
-            [sys.executable, "-m", "bench.simulator_client", msgspec.json.encode(share).decode()],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
-        for share in shares
-    ]
-
-    answers = _told(workers, Connected)
-    say(
-        Connected(
-            connected=sum(each.connected for each in answers),
-            seconds=max(each.seconds for each in answers),
-            memory_bytes=sum(each.memory_bytes for each in answers),
-        )
-    )
-    for step in steps():
-        for worker in workers:
-            if worker.stdin:
-                worker.stdin.write(msgspec.json.encode(step) + b"\n")
-                worker.stdin.flush()
-        measured = _told(workers, Measured)
-        say(
-            Measured(
-                acknowledged=sum(each.acknowledged for each in measured),
-                readings=sum(each.readings for each in measured),
-                seconds=max(each.seconds for each in measured),
-                cpu_seconds=sum(each.cpu_seconds for each in measured),
-            )
-        )
-
-
-def _told(workers: "Sequence[subprocess.Popen[bytes]]", kind: type[_Said]) -> list[_Said]:
-    return [msgspec.json.decode(worker.stdout.readline(), type=kind) for worker in workers if worker.stdout]
-
-
-def _work(task: Task, worker: int) -> None:
     pace = Pace(fixed_payload=task.kind == "fixed")
     batch = READINGS_PER_ENVELOPE if task.kind == "envelopes" else 1
     config = SimulatorConfig(
@@ -156,7 +106,7 @@ def _work(task: Task, worker: int) -> None:
     process = psutil.Process()
     before = process.memory_info().rss
     stop = threading.Event()
-    with without_certificate_bundle():
+    with without_certificate_bundle(), rare_collections():
         broker = Broker(Endpoint(HOST, task.port), topic=config.topic, unthrottled=True)
         fleet = Fleet(
             config,
@@ -166,7 +116,6 @@ def _work(task: Task, worker: int) -> None:
             wall_clock=time.time,
             stop=stop,
             seq_start={},
-            share=(worker, task.workers),
             make_device=partial(SteadyDevice, pace),
         )
         scheduler = threading.Thread(target=_schedule, args=(fleet,), daemon=True)

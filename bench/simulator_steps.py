@@ -20,9 +20,6 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     folder: str
     devices: int
     window: int = 1
-    workers: int = 1
-    worker: int | None = None
-    """Which of the workers this one is; None: the one that starts them."""
 
 
 class Connected(msgspec.Struct, frozen=True, kw_only=True):

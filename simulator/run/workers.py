@@ -30,14 +30,11 @@ _END_SECONDS = 20.0
 
 
 def worker_count(wanted: int | None, devices: int, cores: int | None = None) -> int:
-    """How many processes run a fleet: as many as wanted, else one for each core, if each has enough devices.
-
-    A process's scheduler and its connections take turns at Python's lock; two processes do not.
-    """
+    """How many processes run a fleet: as many as wanted, else one for two cores, and none without enough devices."""
     if wanted is not None:
         return max(1, min(wanted, devices))
     cores = cores or len(os.sched_getaffinity(0))
-    return max(1, min(cores, devices // DEVICES_PER_WORKER))
+    return max(1, min(cores // 2, devices // DEVICES_PER_WORKER))
 
 
 @dataclass(slots=True)

@@ -13,7 +13,7 @@ from ops.errors import UserError
 def test_two_devices_for_half_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(simulator, "_ATTEMPTS", 1)
     try:
-        figures = simulator.run(2, Console(quiet=True), step_seconds=0.5)
+        figures = simulator.run(2, Console(quiet=True), step_seconds=0.5, rounds=1)
     except PackagesUnavailable as error:
         pytest.skip(str(error))
     rows = {row["client"]: row for row in figures["rows"]}

@@ -128,6 +128,6 @@ def test_more_devices_than_descriptors_says_how_many_are_possible(monkeypatch: p
 
 
 def test_workers_are_as_many_as_cores_and_devices_are_good_for() -> None:
-    found = [worker_count(None, devices, cores) for devices, cores in [(10_000, 1), (10_000, 8), (1_200, 16), (10, 16)]]
-    assert found == [1, 8, 2, 1]
+    found = [worker_count(None, devices, cores) for devices, cores in [(10_000, 2), (10_000, 8), (1_200, 16), (10, 16)]]
+    assert found == [1, 4, 2, 1]
     assert [worker_count(wanted, 3, 2) for wanted in (1, 2, 8)] == [1, 2, 3]
