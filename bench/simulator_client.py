@@ -38,6 +38,8 @@ from simulator.run.session import rare_collections, without_certificate_bundle
 from simulator.scenario.config import SimulatorConfig
 from simulator.scenario.endpoint import Endpoint
 
+_RATE = 50_000
+"""Readings a second for which the engine sets itself up; the paces that it is told are about that."""
 _IDLE_SECONDS = 0.25
 _NOTHING, _READING, _READING_PUBLISH = Act.NOTHING, Act.READING, Act.READING | Act.PUBLISH
 
@@ -100,7 +102,7 @@ def main(task: Task) -> None:
     pace = Pace(fixed_payload=task.kind == "fixed")
     batch = READINGS_PER_ENVELOPE if task.kind == "envelopes" else 1
     config = SimulatorConfig(
-        device_count=task.devices, batch=batch, interval_seconds=1, topic="bench", unthrottled=True
+        device_count=task.devices, batch=batch, interval_seconds=task.devices / _RATE, topic="bench", unthrottled=True
     )
     devices = identities(Path(task.folder), task.devices, lambda _done, _total: None)
     process = psutil.Process()
