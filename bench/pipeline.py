@@ -62,13 +62,16 @@ def run(devices: int, rate: float | None, seconds: float, console: Console) -> d
             def attempt(offered: float, for_seconds: float = seconds) -> Trial:
                 what = f"{devices:,} devices, {offered:,.0f} readings/s"
                 status.update(f"{what}: {for_seconds:.0f} s")
-                return trial(line, offered, for_seconds, lambda text: status.update(f"{what}: {text}"))
+                one = trial(line, offered, for_seconds, lambda text: status.update(f"{what}: {text}"))
+                console.print(f"  {what}: p95 {_in_seconds(one.latency_p95)}", style="dim", highlight=False)
+                return one
 
             # The first objects meet Lambda workers that are not there yet, and a database with cold caches.
             attempt(min(rate or FIRST_RATE, FIRST_RATE), _WARM_UP_SECONDS)
             trials = [attempt(rate)] if rate else search(attempt)
     figures = summary(trials, devices, seconds)
-    console.print(table(trials))
+    for drawn in tables(trials):
+        console.print(drawn)
     console.print(conclusion(figures), highlight=False)
     return figures
 
@@ -215,26 +218,31 @@ def _step(one: Trial) -> dict[str, Any]:
     }
 
 
-def table(trials: Sequence[Trial]) -> Table:
-    """The steps, in the order in which they were tried."""
-    drawn = Table(title="Readings per second through the whole local stack", title_justify="left")
-    for heading in ("offered", "acknowledged", "rows", "p50", "p95", "missing", *_HEADINGS, "others", ""):
-        drawn.add_column(heading, justify="right")
+def tables(trials: Sequence[Trial]) -> tuple[Table, Table]:
+    """The steps, in the order in which they were tried: what came of each, and what it took."""
+    came = Table(title="Readings per second through the whole local stack", title_justify="left", box=None)
+    took = Table(title="Cores used", title_justify="left", box=None)
+    for heading in ("offered", "acknowledged", "rows", "p50", "p95", "missing", ""):
+        came.add_column(heading, justify="right")
+    for heading in ("offered", *_HEADINGS, "others"):
+        took.add_column(heading, justify="right")
     for one in trials:
-        drawn.add_row(
+        came.add_row(
             f"{one.offered:,.0f}",
             f"{one.acknowledged_per_second:,.0f}",
             f"{one.rows_per_second:,.0f}",
             _in_seconds(one.latency_p50),
             _in_seconds(one.latency_p95),
             f"{one.missing:,}",
-            *(f"{one.load.of_a_core(part):.2f}" for part in _HEADINGS.values()),
-            f"{one.load.others_of_a_core:.2f}",
             "[green]sustained[/]" if sustained(one) else "[red]not sustained[/]",
         )
-    drawn.caption = "From simulator to others: cores used. p50 and p95: device timestamp to row visible."
-    drawn.caption_justify = "left"
-    return drawn
+        took.add_row(
+            f"{one.offered:,.0f}",
+            *(f"{one.load.of_a_core(part):.2f}" for part in _HEADINGS.values()),
+            f"{one.load.others_of_a_core:.2f}",
+        )
+    came.caption, came.caption_justify = "p50 and p95: device timestamp to row visible.", "left"
+    return came, took
 
 
 _HEADINGS: Mapping[str, str] = {

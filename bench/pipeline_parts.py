@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import psutil
@@ -78,9 +78,10 @@ class Parts:
     def processor(self) -> Processor:
         """Processor time now. A database in a container, or given by its address, counts as nothing."""
         times = psutil.cpu_times()
+        stack = [each for each in (self._emulator, self._firehose, self._postmaster) if each is not None]
         return Processor(
             {
-                SIMULATOR: _own(self._own) + _children(self._own),
+                SIMULATOR: _own(self._own) + _children(self._own, apart_from=stack),
                 EMULATOR: _own(self._emulator),
                 LAMBDAS: _children(self._emulator),
                 FIREHOSE: _own(self._firehose),
@@ -96,11 +97,14 @@ def _own(process: psutil.Process) -> float:
     return float(times.user + times.system)
 
 
-def _children(process: psutil.Process) -> float:
-    """Of those that have ended, and of those that live."""
+def _children(process: psutil.Process, apart_from: Sequence[psutil.Process] = ()) -> float:
+    """Of those that have ended, and of those that live; without the parts of the stack that it has started itself."""
+    others = {each.pid for root in apart_from for each in (root, *root.children(recursive=True))}
     times = process.cpu_times()
     total = float(times.children_user + times.children_system)
     for child in process.children(recursive=True):
+        if child.pid in others:
+            continue
         with contextlib.suppress(psutil.NoSuchProcess):
             of_child = child.cpu_times()
             total += of_child.user + of_child.system + of_child.children_user + of_child.children_system

@@ -49,7 +49,9 @@ def table(sheet: Sheet) -> Table:
         if sheet.refused_by_rule:
             drawn.add_row("refused by the rule", f"{sheet.refused_by_rule:,}", "broken payloads that are no JSON")
         drawn.add_row("in doubt, arrived", f"{sheet.in_doubt_arrived:,}", "never acknowledged: that is fine")
-        drawn.add_row("in doubt, absent", f"{sheet.in_doubt_absent:,}", "never acknowledged: that is fine")
+        drawn.add_row(
+            "in doubt, absent", f"{sheet.in_doubt_absent:,}", "never acknowledged, or never sent: that is fine"
+        )
         explained = f"{sheet.unexplained_duplicates:,} of them by no second sending"
         drawn.add_row("duplicates in the ledger", f"{sheet.ledger_duplicates:,}", explained)
     else:
