@@ -10,3 +10,8 @@ In the topic of a `republish` action it reads neither substitution templates nor
 
 The rule's SQL is evaluated by the emulator; buffering, compression and key prefix are those of the deployed stream.
 """
+
+CLIENT_ID = "local-firehose"
+"""Of the process that stands for Data Firehose."""
+READY = "ready"
+"""The file by which it says that it is subscribed."""

@@ -11,9 +11,9 @@ from pathlib import Path
 from awscrt import mqtt5
 from awsiot import mqtt5_client_builder
 
+from local.firehose import CLIENT_ID, READY
 from local.firehose.delivery import Delivery
 
-READY = "ready"
 _TICK_SECONDS = 0.05
 _RECONCILE_SECONDS = 2.0
 _SUBSCRIBED = "subscribed"
@@ -46,7 +46,7 @@ class Connection:
             endpoint="127.0.0.1",
             port=port,
             ca_filepath=str(folder / "root-ca.pem"),
-            client_id="local-firehose",
+            client_id=CLIENT_ID,
             session_behavior=behavior.REJOIN_ALWAYS if ours else behavior.REJOIN_POST_SUCCESS,
             session_expiry_interval_sec=3600,
             keep_alive_interval_sec=30,

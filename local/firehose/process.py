@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from local import emulator as emulators
 from local import processes
+from local.firehose import CLIENT_ID, READY
 from local.processes import ProcessRef
 from local.state import Emulator
 from ops.errors import UserError
@@ -23,7 +24,7 @@ _POLICY = "LocalFirehose"
 def start(folder: Path, emulator: Emulator, iot: "IoTClient") -> ProcessRef:
     """Starts the process and waits until it is subscribed. Raises UserError when it does not come up."""
     folder.mkdir(parents=True, exist_ok=True)
-    ready = folder / "ready"
+    ready = folder / READY
     ready.unlink(missing_ok=True)
     _identity(folder, emulator, iot)
     log = folder / "firehose.log"
@@ -43,7 +44,7 @@ def _identity(folder: Path, emulator: Emulator, iot: "IoTClient") -> None:
     arn = f"arn:aws:iot:{emulators.REGION}:{emulators.ACCOUNT}"
     document = (
         '{"Version": "2012-10-17", "Statement": ['
-        f'{{"Effect": "Allow", "Action": "iot:Connect", "Resource": "{arn}:client/local-firehose"}},'
+        f'{{"Effect": "Allow", "Action": "iot:Connect", "Resource": "{arn}:client/{CLIENT_ID}"}},'
         f'{{"Effect": "Allow", "Action": "iot:Subscribe", "Resource": "{arn}:topicfilter/local/*"}},'
         f'{{"Effect": "Allow", "Action": "iot:Receive", "Resource": "{arn}:topic/local/*"}},'
         f'{{"Effect": "Allow", "Action": "iot:Publish", "Resource": "{arn}:topic/*"}}]}}'

@@ -14,6 +14,7 @@ import pytest
 
 from local import emulator as emulators
 from local import processes
+from local.firehose import CLIENT_ID
 from local.firehose import process as firehose
 from local.processes import ProcessRef
 from local.session import AwsSession, emulator_session
@@ -35,6 +36,9 @@ class Delivered:
         self._iot, self._s3, self._data = aws.client("iot"), aws.client("s3"), aws.client("iot-data")
         self._s3.create_bucket(Bucket=self.name)
         self._firehose: Any = aws.client("firehose")
+        self._iot.create_thing(thingName=CLIENT_ID)  # a thing's connectivity can be asked for
+        indexing = {"thingIndexingMode": "REGISTRY", "thingConnectivityIndexingMode": "STATUS"}
+        self._iot.update_indexing_configuration(thingIndexingConfiguration=indexing)
         self._firehose.create_delivery_stream(
             DeliveryStreamName=self.name,
             ExtendedS3DestinationConfiguration={
@@ -66,9 +70,15 @@ class Delivered:
         return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
     def kill(self) -> None:
+        """Returns when the broker has noticed: what it has sent by then, it sends again only half a minute later."""
         assert self.process
         os.kill(self.process.pid, signal.SIGKILL)
         wait_until(self.ended, "the end of the process")
+        wait_until(lambda: not self.is_connected(), "the end of its connection")
+
+    def is_connected(self) -> bool:
+        found = self._iot.search_index(queryString=f"thingName:{CLIENT_ID}")["things"]
+        return bool(found[0]["connectivity"]["connected"])
 
     def records(self) -> list[bytes]:
         """What is in S3 once the process has ended in an orderly way."""
@@ -82,6 +92,7 @@ class Delivered:
     def close(self) -> None:
         if self.process:
             processes.stop(self.process)
+        self._iot.delete_thing(thingName=CLIENT_ID)
         self._iot.delete_topic_rule(ruleName=self.rule)
         self._firehose.delete_delivery_stream(DeliveryStreamName=self.name)
 

@@ -3,7 +3,6 @@
 import multiprocessing
 import os
 import threading
-import time
 from collections import defaultdict
 from datetime import UTC, datetime
 from itertools import count
@@ -64,9 +63,13 @@ class Registered:
     def delivered(self, config: SimulatorConfig) -> tuple[RunReport, dict[str, list[bytes]]]:
         """Run it, and return what has arrived by device, in order."""
         payloads: dict[str, list[bytes]] = defaultdict(list)
-        connected = threading.Event()
+        connected, ended = threading.Event(), threading.Event()
+        end = f"iot/end/{self.prefix}"
 
         def received(data: mqtt5.PublishReceivedData) -> None:
+            if data.publish_packet.topic == end:
+                ended.set()
+                return
             payloads[data.publish_packet.topic.rpartition("/")[2]].append(bytes(data.publish_packet.payload or b""))
 
         identity = self.store.identity(f"{self.prefix}subscriber")
@@ -83,12 +86,13 @@ class Registered:
         client.start()
         try:
             assert connected.wait(PATIENCE_SECONDS)
-            topics = [mqtt5.Subscription(f"iot/telemetry/{name}", mqtt5.QoS.AT_LEAST_ONCE) for name in self.names]
-            client.subscribe(mqtt5.SubscribePacket(subscriptions=topics)).result(PATIENCE_SECONDS)
+            topics = [end, *(f"iot/telemetry/{name}" for name in self.names)]
+            subscriptions = [mqtt5.Subscription(topic, mqtt5.QoS.AT_LEAST_ONCE) for topic in topics]
+            client.subscribe(mqtt5.SubscribePacket(subscriptions=subscriptions)).result(PATIENCE_SECONDS)
             report = self.run(config)
-            deadline = time.monotonic() + PATIENCE_SECONDS
-            while sum(map(len, payloads.values())) < report.messages_acknowledged and time.monotonic() < deadline:
-                time.sleep(0.02)
+            # The emulator acknowledges a message when it has written it to its subscribers: this one is behind them all.
+            client.publish(mqtt5.PublishPacket(topic=end, qos=mqtt5.QoS.AT_LEAST_ONCE)).result(PATIENCE_SECONDS)
+            assert ended.wait(PATIENCE_SECONDS)
         finally:
             client.stop()
         return report, {name: list(each) for name, each in payloads.items()}
@@ -111,9 +115,10 @@ def test_a_seed_and_a_start_are_the_same_bytes_in_the_same_order(emulator: Emula
             kinds.DisconnectStorm(at_seconds=1.5, for_seconds=0.2, share=0.5),
             kinds.Reboot(at_seconds=1.26, for_seconds=0.2, keep_backlog=False, devices=(1,)),
             kinds.ClockSkew(at_seconds=1, offset_seconds=-60, devices=(2,)),
-            kinds.Duplicate(probability=0.2, after=1),
+            # Often enough that no fleet goes without: what befalls a device follows from its name, which is another each time.
+            kinds.Duplicate(probability=0.4, after=1),
             kinds.Reorder(window=3, share=0.5),
-            kinds.Malformed(probability=0.1),
+            kinds.Malformed(probability=0.4),
         ),
     )
     (first_report, first), (second_report, second) = (registered.delivered(config) for _ in range(2))
