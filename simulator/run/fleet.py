@@ -9,32 +9,24 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
-from heapq import heappop, heappush
 from math import inf
-from typing import Any, Protocol
+from typing import Any
 
 from simulator.accounts.account import Account
 from simulator.accounts.latency import LatencyHistogram
 from simulator.accounts.report import Phase, Progress, RunReport
 from simulator.devices.device import Act, Device
-from simulator.devices.envelope import Message, MessageKind
+from simulator.devices.envelope import Message
 from simulator.devices.link import Link
 from simulator.devices.management import Management
 from simulator.run.links import CONNECTS_AT_A_TIME, Links
 from simulator.run.managed import ManagedDevices
-from simulator.run.pacing import TokenBucket
+from simulator.run.outbox import Clock, Outbox, Recorder
 from simulator.run.wheel import TICK_SECONDS, TimingWheel
 from simulator.scenario.config import SimulatorConfig
 
-# https://docs.aws.amazon.com/general/latest/gr/iot-core.html: 100 unacknowledged QoS 1 messages per client.
-AWS_UNACKNOWLEDGED = 100
-AWS_PUBLISHES_PER_SECOND = 100
-UNTHROTTLED_UNACKNOWLEDGED = 1_000
-
 FINISH_SECONDS = 30.0
 DISCONNECT_SECONDS = 5.0
-RETRY_SECONDS = (0.25, 8.0)
-"""Pause before a failed message is sent again: the first, doubled each time, and the longest."""
 
 IDLE_TICK_SECONDS = 0.02
 BUSY_TICK_SECONDS = 0.01
@@ -51,16 +43,6 @@ needs it for every acknowledgement, only once in 5 ms."""
 _PUBLISH, _READING = int(Act.PUBLISH), int(Act.READING)
 _GO_OFFLINE, _GO_ONLINE, _REVOKE = int(Act.GO_OFFLINE), int(Act.GO_ONLINE), int(Act.REVOKE)
 _BEHAVE = _GO_OFFLINE | _GO_ONLINE | _REVOKE
-_TELEMETRY, _MALFORMED = int(MessageKind.TELEMETRY), int(MessageKind.MALFORMED)
-
-Clock = Callable[[], float]
-
-
-class Recorder(Protocol):
-    """Is told once, in the scheduler's thread, what became of each message."""
-
-    def settled(self, message: Message, acknowledged_at: float | None) -> None:
-        """Acknowledged at this time (seconds since the epoch), or never."""
 
 
 class NobodyConnectedError(Exception):
@@ -111,31 +93,15 @@ class Fleet:
         self._wall_clock = wall_clock
         self._stop = stop
         self._may_start = may_start
-        self._recorder = recorder
-        self._readings_of = dict.fromkeys(self._by_index, 0)
-        """Readings acknowledged, by device."""
-        self._malformed_open = dict.fromkeys(self._by_index, 0)
-        """Malformed messages published and not acknowledged, by device."""
-        self._unsettled: set[Message] = set()
-        """Published and not acknowledged; kept only for a recorder."""
         self._revoke = revoke
         self._aborted = False
-        self._window = UNTHROTTLED_UNACKNOWLEDGED if config.unthrottled else AWS_UNACKNOWLEDGED
         self._duration = inf if config.duration_seconds is None else config.duration_seconds
         self._link_events: deque[tuple[Callable[[int, Device, str], None], int, str]] = deque()
-        self._completions: deque[tuple[Message, str | None, float]] = deque()
         self._tick_seconds = _tick_seconds(config)
         self._wheel = TimingWheel(self._tick_seconds)
-        # The MQTT 5 client keeps to AWS's rates by itself. Envelopes of 5,000 bytes at this rate are below 512 KB/s.
-        paced = config.protocol == "mqtt311" and not config.unthrottled
-        self._pace = {device: _aws_pace(clock()) for device in self.devices} if paced else {}
-        self._held_back: set[Device] = set()
-        """Devices with something to send that have used up their rate."""
-        self._retries: list[tuple[float, int, Message]] = []
-        """When to send it again, a number that keeps their order, and the message: a heap."""
         self._created_at = clock()
-        self._epoch = wall_clock() - self._created_at
-        """What makes a time of the monotonic clock one since 1970."""
+        self._outbox = Outbox(config, self._by_index, self._account, clock=clock, recorder=recorder)
+        self._outbox.epoch = wall_clock() - self._created_at
         self._links = Links(self._start_link, unthrottled=config.unthrottled, workers=workers, now=self._created_at)
         self._managed = ManagedDevices(
             {index: management(device.thing_name) for index, device in self._by_index.items()} if management else {}
@@ -167,7 +133,7 @@ class Fleet:
 
     def on_completed(self, message: Message, failure: str | None) -> None:
         """An attempt to publish has ended: acknowledged, or failed for a reason."""
-        self._completions.append((message, failure, self._clock()))
+        self._outbox.on_completed(message, failure)
 
     def on_sent(self, index: int, failure: str | None) -> None:
         """A packet of the device's management has been acknowledged, or has failed."""
@@ -198,17 +164,11 @@ class Fleet:
         Raises `NobodyConnectedError`.
         """
         now = self._clock()
-        events, completions, retries = self._link_events, self._completions, self._retries
+        events = self._link_events
         while events:
             handle, index, reason = events.popleft()
             handle(index, self._by_index[index], reason)
-        while completions:
-            self._complete(*completions.popleft())
-        while retries and retries[0][0] <= now:
-            self._send_again(heappop(retries)[2])
-        for device in tuple(self._held_back):
-            self._held_back.discard(device)
-            self._publish(device)
+        self._outbox.step(now)
         if self._aborted and self.phase not in {Phase.DISCONNECTING, Phase.DONE}:
             self._disconnect(now)
         if self.phase is not Phase.DONE:
@@ -240,9 +200,9 @@ class Fleet:
     def _start(self, now: float) -> None:
         self.phase = Phase.RUNNING
         self._started_at = now
-        self._epoch = self._wall_clock() - now
+        self._outbox.epoch = self._wall_clock() - now
         start = self.config.start
-        self._started_at_ms = int((now + self._epoch if start is None else start.timestamp()) * 1000)
+        self._started_at_ms = int((now + self._outbox.epoch if start is None else start.timestamp()) * 1000)
         for index, device in self._by_index.items():
             if device.due < self._duration:
                 self._wheel.add(device.due, index)
@@ -264,6 +224,7 @@ class Fleet:
     def _take(self, indices: Sequence[int], elapsed: float) -> None:
         """Do the event that is due of each of these devices. This and what it calls is the hot path of a run."""
         wheel, account, by_index, duration = self._wheel, self._account, self._by_index, self._duration
+        outbox = self._outbox
         started_at_ms = self._started_at_ms
         for index in indices:
             device = by_index[index]
@@ -277,9 +238,9 @@ class Fleet:
             if act & _READING:
                 account.readings_generated += 1
             if act & _PUBLISH:
-                self._publish(device)
+                outbox.publish(device)
                 if device.backlog or device.dropped:
-                    self._drop_overflow(device)
+                    outbox.drop_overflow(device)
             if act & _BEHAVE:
                 self._behave(index, device, act)
 
@@ -301,14 +262,6 @@ class Fleet:
             self._links.drop(device, index, abrupt=abrupt)
         self._offline(device)
 
-    def _drop_overflow(self, device: Device) -> None:
-        self._account.readings_dropped += device.drop_overflow()
-        if device.dropped:
-            if self._recorder:
-                for message in device.dropped:
-                    self._recorder.settled(message, None)
-            device.dropped.clear()
-
     def _end(self, now: float) -> None:
         self.phase = Phase.FINISHING
         self._stopped_at = now
@@ -316,7 +269,7 @@ class Fleet:
         for index, device in self._by_index.items():
             self._behave(index, device, int(device.finish()))
             device.flush()
-            self._publish(device)
+            self._outbox.publish(device)
 
     def _finish(self, now: float) -> float:
         # A device that never got through is not waited for: its certificate will not become valid in these seconds.
@@ -333,6 +286,7 @@ class Fleet:
         if self.phase is Phase.RUNNING:
             self._stopped_at = now
         self.phase = Phase.DISCONNECTING
+        self._outbox.closed = True
         self._ended_at = now
         self._deadline = now + DISCONNECT_SECONDS
         self._links.close()
@@ -342,22 +296,11 @@ class Fleet:
     def _await_stopped(self, now: float) -> float:
         if self._links.all_stopped or now >= self._deadline:
             self.phase = Phase.DONE
-            self._settle_the_rest()
+            self._outbox.settle_the_rest()
             for device in self.devices:
                 device.link = None  # or the connections would live as long as this account of them
             return 0
         return TICK_SECONDS
-
-    def _settle_the_rest(self) -> None:
-        if self._recorder is None:
-            return
-        for message in self._unsettled:
-            self._recorder.settled(message, None)
-        self._unsettled.clear()
-        for device in self.devices:
-            device.flush()
-            for message in device.backlog:
-                self._recorder.settled(message, None)
 
     def _tick(self) -> float:
         waiting = self._account.messages_published > self._account.messages_acknowledged
@@ -380,7 +323,7 @@ class Fleet:
         device.connected = device.was_connected = True
         if device.link is not None:
             self._managed.connected(index, device.link, self._clock())
-        self._publish(device)
+        self._outbox.publish(device)
 
     def _refused(self, index: int, device: Device, reason: str) -> None:
         if not device.answered:
@@ -423,66 +366,6 @@ class Fleet:
         left_out = (device for device in self.devices if device.refusal and not device.was_connected)
         return next((f"{device.thing_name}: {device.refusal}" for device in left_out), None)
 
-    def _publish(self, device: Device) -> None:
-        link = device.link
-        if link is None or self.phase is Phase.DISCONNECTING:
-            return
-        pace = self._pace.get(device) if self._pace else None
-        while device.connected and device.in_flight < self._window:
-            if pace is not None and not self._is_in_pace(device, pace):
-                return
-            message = device.next_message()
-            if message is None:
-                return
-            self._account.publishing(message)
-            message.sent_at = now = self._clock()
-            if not message.attempts:
-                message.first_sent_at = now + self._epoch
-                if message.kind == _MALFORMED:
-                    self._malformed_open[message.device] += 1
-                if self._recorder:
-                    self._unsettled.add(message)
-            message.attempts += 1
-            device.in_flight += 1
-            link.publish(message)
-            if not device.has_more:
-                return
-
-    def _is_in_pace(self, device: Device, pace: TokenBucket) -> bool:
-        if device.settled or pace.take(self._clock()):
-            return True
-        self._held_back.add(device)
-        return False
-
-    def _complete(self, message: Message, failure: str | None, at: float) -> None:
-        device = self._by_index[message.device]
-        device.in_flight -= 1
-        if failure is None:
-            if message.kind == _TELEMETRY:
-                device.acknowledged.add(message.first_seq, message.last_seq)
-                self._readings_of[message.device] += message.readings
-            elif message.kind == _MALFORMED:
-                self._malformed_open[message.device] -= 1
-            self._account.acknowledged(message, at - message.sent_at)
-            if self._recorder:
-                self._unsettled.discard(message)
-                self._recorder.settled(message, at + self._epoch)
-            if device.backlog or device.resend or device.finished:
-                self._publish(device)
-        elif self.phase is not Phase.DISCONNECTING:
-            # Once links are told to stop, whatever is in flight "fails", which is nobody's fault.
-            self._account.failed(failure)
-            first, longest = RETRY_SECONDS
-            pause = min(longest, first * 2 ** min(message.attempts - 1, 10))
-            heappush(self._retries, (at + pause, self._account.publish_failures, message))
-            device.retrying += 1
-
-    def _send_again(self, message: Message) -> None:
-        device = self._by_index[message.device]
-        device.retrying -= 1
-        device.resend.append(message)
-        self._publish(device)
-
     # What is told of it.
 
     def progress(self) -> tuple[Progress, LatencyHistogram]:
@@ -514,13 +397,8 @@ class Fleet:
         started_at = datetime.fromtimestamp(self._started_at_ms / 1000, UTC)
         return RunReport(
             **self._counts(ever_connected),
-            malformed_excused=sum(
-                self._malformed_open[index] for index, each in self._by_index.items() if each.revoked
-            ),
-            readings_excused=sum(
-                device.generated - self._readings_of[index] if device.revoked else device.lost_on_purpose
-                for index, device in self._by_index.items()
-            ),
+            malformed_excused=self._outbox.malformed_excused(),
+            readings_excused=self._outbox.readings_excused(),
             started_at=started_at,
             ended_at=started_at + timedelta(seconds=self._ended_at - self._started_at),
             run_seconds=self._stopped_at - self._started_at,
@@ -542,7 +420,3 @@ def _tick_seconds(config: SimulatorConfig) -> float:
     """How far apart the moments are at which readings are taken, by the rate of the whole fleet."""
     rate = config.device_count / config.interval_seconds
     return BUSY_TICK_SECONDS if rate >= BUSY_READINGS_PER_SECOND else TICK_SECONDS
-
-
-def _aws_pace(now: float) -> TokenBucket:
-    return TokenBucket(rate_per_second=AWS_PUBLISHES_PER_SECOND, burst=1, now=now)
