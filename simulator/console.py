@@ -147,6 +147,8 @@ def print_totals(console: Console, report: RunReport, oracle: Path | None = None
 def _faults(report: RunReport) -> Iterator[str]:
     if report.not_connected:
         yield f"{report.not_connected} devices never connected; the first: {report.first_connect_failure}"
+    if report.shut_out:
+        yield f"{report.shut_out} devices were not let in again at the end; the first: {report.first_shut_out}"
     # What a scenario loses on purpose is told above, and no fault.
     only_on_purpose = report.readings_generated - report.readings_acknowledged == report.readings_excused > 0
     if not only_on_purpose:

@@ -97,6 +97,10 @@ class RunReport(Counts):
     """Devices that never came to be connected."""
     first_connect_failure: str | None
     """Why the first of those was refused."""
+    shut_out: int = 0
+    """Devices that had been connected, and were refused, or found nobody, until the end."""
+    first_shut_out: str | None = None
+    """Why the first of those was not let in."""
     first_publish_failure: str | None
     first_revocation_failure: str | None = None
     """Why the first certificate that was to be revoked was not."""
@@ -165,6 +169,8 @@ def merged_report(reports: Sequence[RunReport], latency: LatencyHistogram) -> Ru
         malformed_excused=sum(report.malformed_excused for report in reports),
         not_connected=sum(report.not_connected for report in reports),
         first_connect_failure=_first(report.first_connect_failure for report in reports),
+        shut_out=sum(report.shut_out for report in reports),
+        first_shut_out=_first(report.first_shut_out for report in reports),
         first_publish_failure=_first(report.first_publish_failure for report in reports),
         oracle_fault=_first(report.oracle_fault for report in reports),
         ack_p50_ms=latency.percentile_ms(50),

@@ -321,13 +321,13 @@ class Fleet:
         self._account.connected += not device.connected
         self._account.reconnects += device.was_connected
         device.connected = device.was_connected = True
+        device.refusal = None
         if device.link is not None:
             self._managed.connected(index, device.link, self._clock())
         self._outbox.publish(device)
 
     def _refused(self, index: int, device: Device, reason: str) -> None:
-        if not device.answered:
-            device.refusal = reason
+        device.refusal = reason
         self._answered(index, device, accepted=False)
 
     def _answered(self, index: int, device: Device, *, accepted: bool) -> None:
@@ -363,8 +363,7 @@ class Fleet:
         return any(device.was_connected for device in self.devices)
 
     def _first_refusal(self) -> str | None:
-        left_out = (device for device in self.devices if device.refusal and not device.was_connected)
-        return next((f"{device.thing_name}: {device.refusal}" for device in left_out), None)
+        return _first_of([device for device in self.devices if device.refusal and not device.was_connected])
 
     # What is told of it.
 
@@ -393,6 +392,7 @@ class Fleet:
     def report(self) -> RunReport:
         """The account of a run that is over."""
         account = self._account
+        shut_out = [each for each in self.devices if each.refusal and each.was_connected and not each.revoked]
         ever_connected = sum(device.was_connected for device in self.devices)
         started_at = datetime.fromtimestamp(self._started_at_ms / 1000, UTC)
         return RunReport(
@@ -406,6 +406,8 @@ class Fleet:
             seed=self.config.seed,
             not_connected=len(self.devices) - ever_connected,
             first_connect_failure=self._first_refusal(),
+            shut_out=len(shut_out),
+            first_shut_out=_first_of(shut_out),
             first_publish_failure=account.first_publish_failure,
             ack_p50_ms=account.latency.percentile_ms(50),
             ack_p95_ms=account.latency.percentile_ms(95),
@@ -414,6 +416,10 @@ class Fleet:
             acknowledged={device.thing_name: device.acknowledged.as_tuple() for device in self.devices},
             published={device.thing_name: device.published.as_tuple() for device in self.devices},
         )
+
+
+def _first_of(refused: Sequence[Device]) -> str | None:
+    return f"{refused[0].thing_name}: {refused[0].refusal}" if refused else None
 
 
 def _tick_seconds(config: SimulatorConfig) -> float:

@@ -77,6 +77,10 @@ def test_the_totals_of_a_good_run_hold_no_warning() -> None:
             {"not_connected": 1, "first_connect_failure": "device-00002: [refused]"},
             "1 devices never connected; the first: device-00002: [refused]",
         ),
+        (
+            {"shut_out": 2, "first_shut_out": "device-00001: CONNACK NOT_AUTHORIZED"},
+            "2 devices were not let in again at the end; the first: device-00001: CONNACK NOT_AUTHORIZED",
+        ),
         ({"readings_acknowledged": 1400}, "100 readings were published and not acknowledged: they may or may not have"),
         ({"readings_buffered": 7}, "7 readings were still in the devices' buffers: they were never published"),
         ({"readings_dropped": 9}, "9 readings were dropped because a device's buffer was full"),

@@ -284,8 +284,20 @@ def test_what_is_measured_offline_is_sent_later_with_the_time_it_was_measured() 
     report = run.to_the_end()
     assert report.complete
     assert (report.reconnects, report.readings_acknowledged) == (1, 50)
-    assert report.first_connect_failure is None
+    assert (report.first_connect_failure, report.shut_out, report.first_shut_out) == (None, 0, None)
     assert [row["seq"] for row in rows(run.broker.attempts)] == list(range(50))
+
+
+def test_devices_that_are_shut_out_in_the_middle_of_a_run_are_told_of_with_the_reason() -> None:
+    run = Run(replace(TEN, device_count=3))
+    run.until(lambda: run.fleet.phase is Phase.RUNNING)
+    run.seconds(1)
+    for index in (1, 2):
+        run.fleet.on_disconnected(index)
+        run.fleet.on_refused(index, "CONNACK NOT_AUTHORIZED")
+    report = run.to_the_end()
+    assert (report.shut_out, report.first_shut_out) == (2, "device-00002: CONNACK NOT_AUTHORIZED")
+    assert (report.not_connected, report.first_connect_failure, report.complete) == (0, None, False)
 
 
 def test_a_full_buffer_drops_the_oldest_and_counts_them() -> None:
