@@ -1,6 +1,7 @@
 """`fleet devices`: import, list, show and update the registry of devices and sites."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -164,15 +165,18 @@ def show(
         reading = registry.latest(connection, device)
         metrics = registry.metrics(connection, device)
         day = registry.today(connection, device)
+    shadow = None
     try:
-        thing = "not asked" if no_iot else view.thing_line(row, thing_state(env, device))
+        state = None if no_iot else thing_state(env, device)
+        thing = "not asked" if no_iot else view.thing_line(row, state)
+        shadow = asdict(state.reported) if state and state.reported else None
     except UserError as error:
         thing = f"not known: {error}"
     if as_json:
         print_json(
             registry.as_json(row, view.JSON_COLUMNS)
             | {"latest": registry.as_json(reading, reading) if reading else None, "metrics": metrics, "today": day}
-            | {"thing": thing}
+            | {"thing": thing, "shadow": shadow}
         )
         return
     _console.print(printable(device), style="bold")

@@ -303,7 +303,9 @@ def test_the_registry_takes_over_the_firmware_that_shadows_report(
     assert {row[0]: row[3] for row in rows(connection)} == {one: "2.1.0", two: "1.0", silent: "1.0"}
     assert "firmware: 0 changed, 1 the same, 0 devices" in fleet.ok("sync", "--device", one)
     assert "its shadow: firmware 2.1.0, connected" in fleet.ok("show", one)
+    assert json.loads(fleet.ok("show", one, "--json"))["shadow"] == {"firmware": "2.1.0", "connected": True}
     assert "its shadow" not in fleet.ok("show", silent)
+    assert json.loads(fleet.ok("show", silent, "--json"))["shadow"] is None
     assert "there is no such device in service" in fleet.refused("sync", "--device", "d-7")
 
 
