@@ -1,14 +1,77 @@
-"""What a payload says: the columns of each reading in it. Quick for plain readings; whatever else there is, is kept too."""
+"""What payloads say: the columns of each reading in them. Quick for plain readings; whatever else there is, is kept too."""
 
 from typing import Annotated, Any, NamedTuple
 
 import msgspec
 import orjson
+import pyarrow as pa
 from msgspec import Meta
+from pyarrow import compute
+from pyarrow import json as arrow_json
+
+from simulator.oracle.columns import SCHEMA
+from simulator.oracle.frames import MALFORMED, Block
 
 _LEAST, _MOST = -(2**63), 2**63 - 1
 _Int64 = Annotated[int, Meta(ge=_LEAST, le=_MOST)]
 VALUES = ("temperature", "humidity", "pressure", "battery")
+MESSAGE = "message"
+"""Among columns: of each row, the place of its message in the block."""
+Columns = dict[str, pa.Array]
+
+_READING = pa.schema([SCHEMA.field(name) for name in ("ts", "seq", *VALUES)])
+_ENVELOPE = pa.schema([pa.field("readings", pa.list_(pa.struct(list(_READING))))])
+
+
+def plain_columns(block: Block) -> Columns | None:
+    """The columns of a block whose payloads are alike and hold plain readings only; None when that is not so.
+
+    All at once, by Arrow's reader of JSON lines: a third of the time that each payload by itself takes.
+    """
+    many = block.lines.startswith(b'{"readings"')
+    try:
+        table = arrow_json.read_json(
+            pa.BufferReader(block.lines),
+            read_options=arrow_json.ReadOptions(use_threads=False, block_size=len(block.lines) + 1),
+            parse_options=arrow_json.ParseOptions(
+                explicit_schema=_ENVELOPE if many else _READING, unexpected_field_behavior="error"
+            ),
+        )
+    except pa.ArrowInvalid:
+        return None
+    if table.num_rows != len(block.headers):
+        return None
+    if many:
+        [readings] = table.column("readings").chunks
+        if readings.null_count or not compute.all(compute.greater(readings.value_lengths(), 0)).as_py():
+            return None
+        rows, of = readings.flatten(), compute.list_parent_indices(readings)
+        if rows.null_count:
+            return None
+        columns = dict(zip(_READING.names, rows.flatten(), strict=True))
+    else:
+        of = pa.array(range(table.num_rows), pa.int32())
+        columns = {name: table.column(name).combine_chunks() for name in _READING.names}
+    nothing = {name: pa.nulls(len(of), SCHEMA.field(name).type) for name in ("extra", "raw")}
+    return {MESSAGE: of, **columns, **nothing}
+
+
+def any_columns(block: Block) -> Columns:
+    """The columns of a block, whatever is in its payloads."""
+    rows: list[Reading | Row] = []
+    of: list[int] = []
+    for place, (header, payload) in enumerate(zip(block.headers, block.payloads(), strict=True)):
+        found = rows_of(payload, malformed=header[3] == MALFORMED)
+        of += [place] * len(found)
+        rows += found
+    return {
+        MESSAGE: pa.array(of, pa.int32()),
+        "ts": pa.array([row.ts for row in rows], pa.int64()),
+        "seq": pa.array([row.seq for row in rows], pa.int64()),
+        "extra": pa.array([row.extra if type(row) is Row else None for row in rows], pa.string()),
+        "raw": pa.array([row.raw if type(row) is Row else None for row in rows], pa.binary()),
+        **{name: pa.array([getattr(row, name) for row in rows], pa.float64()) for name in VALUES},
+    }
 
 
 class Reading(msgspec.Struct, forbid_unknown_fields=True, gc=False):

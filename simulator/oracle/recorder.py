@@ -1,6 +1,7 @@
 """Takes down what becomes of each message while a fleet runs, and hands it to a process that writes it.
 
-In the scheduler's thread that is a header, and the payload's bytes as they are; a thread of its own moves them on.
+In the scheduler's thread that is a header, and the payload's bytes as they are, put together to a block now and then; a
+thread of its own moves blocks on, and needs Python's lock, for which the connections' thread waits, only for a moment.
 """
 
 import fcntl
@@ -11,22 +12,25 @@ import subprocess
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from queue import SimpleQueue
 from typing import IO, Any, Protocol
 
 from ops.errors import UserError
-from simulator.oracle.frames import HEADER, NEVER, text_frame
+from simulator.oracle.frames import HEADER, NEVER, block_frame, text_frame
 
 WAITING_BYTES = 64 * 1024 * 1024
 """What may wait for the writing process; beyond that the scheduler waits for it, and nothing is lost."""
+BLOCK_BYTES = 256 * 1024
+"""Of payloads: a block that has so many is moved on."""
+BLOCK_SECONDS = 0.1
+"""So long after the last one a smaller block is moved on."""
 _pack = HEADER.pack
-_PAUSE_SECONDS = 0.05
 _PIPE_BYTES = 1024 * 1024
 _PATIENCE_SECONDS = 120.0
 """For the writing process to end, once it has been handed everything."""
@@ -84,11 +88,15 @@ class Recorder:
         self.outcome: Outcome | None = None
         """Once it is closed."""
         self._process = process
-        self._records: deque[bytes] = deque()
-        self._extend = self._records.extend
+        self._headers: list[bytes] = []
+        self._payloads: list[bytes] = []
+        self._open_bytes = 0
+        """Of the payloads in the open block."""
+        self._move_on_at = 0.0
+        self._frames: SimpleQueue[bytes | None] = SimpleQueue()
+        """For the mover; None: there is no more."""
         self._taken_bytes = self._moved_bytes = 0
         """Each is written by one thread only, the scheduler's and the mover."""
-        self._closing = threading.Event()
         self._broken = False
         hello = {
             "seed": run.seed,
@@ -111,11 +119,17 @@ class Recorder:
         payload = message.payload
         size = len(payload)
         at = NEVER if acknowledged_at is None else acknowledged_at
-        header = _pack(size, message.device, message.attempts, message.kind, message.first_sent_at, at)
-        self._extend((header, payload))
-        self._taken_bytes += size + HEADER.size
-        if self._taken_bytes - self._moved_bytes > WAITING_BYTES:
-            self._wait()
+        self._headers.append(_pack(size, message.device, message.attempts, message.kind, message.first_sent_at, at))
+        self._payloads.append(payload)
+        self._open_bytes += size
+        if self._open_bytes > BLOCK_BYTES:
+            self._move_on()
+
+    def step(self, now: float) -> None:
+        """Move on what has been taken down, if it has been a while (`now`: seconds on the scheduler's clock)."""
+        if now >= self._move_on_at:
+            self._move_on_at = now + BLOCK_SECONDS
+            self._move_on()
 
     def ran(self, started_at: datetime, ended_at: datetime) -> None:
         """When the run began and ended, as its report says; without it, when the file was opened and closed."""
@@ -124,10 +138,11 @@ class Recorder:
     def close(self, *, complete: bool) -> Outcome:
         """Write what is left, and give the file its name if it is complete. Idempotent; never raises for its faults."""
         if self.outcome is None:
+            self._move_on()
             if complete:
                 ran = self._ran or {"ended_at": datetime.now(UTC).isoformat()}
                 self._say(ran)
-            self._closing.set()
+            self._frames.put(None)
             self._mover.join()
             self.outcome = self._conclude(complete=complete)
         return self.outcome
@@ -135,9 +150,21 @@ class Recorder:
     # The scheduler's thread.
 
     def _say(self, what: Mapping[str, Any]) -> None:
-        frame = text_frame(json.dumps(what).encode())
-        self._extend((frame,))
+        self._take(text_frame(json.dumps(what).encode()))
+
+    def _move_on(self) -> None:
+        if not self._headers:
+            return
+        self._take(block_frame(self._headers, self._payloads))
+        self._headers.clear()
+        self._payloads.clear()
+        self._open_bytes = 0
+        if self._taken_bytes - self._moved_bytes > WAITING_BYTES:
+            self._wait()
+
+    def _take(self, frame: bytes) -> None:
         self._taken_bytes += len(frame)
+        self._frames.put(frame)
 
     def _wait(self) -> None:
         started = time.monotonic()
@@ -150,30 +177,18 @@ class Recorder:
     def _move(self) -> None:
         pipe = self._process.stdin
         assert pipe is not None  # noqa: S101 - for the type checker: it was asked for
-        records = self._records
-        while True:
-            last = self._closing.is_set()
-            if records:
-                # Only this thread takes from the left, and what is appended meanwhile is for the next time.
-                block = b"".join([records.popleft() for _ in range(len(records))])
-                self._hand_over(pipe, block)
-                self._moved_bytes += len(block)
-            elif last:
-                break
-            else:
-                self._closing.wait(_PAUSE_SECONDS)
-                continue
-            if not last:
-                self._closing.wait(_PAUSE_SECONDS)
+        while (frame := self._frames.get()) is not None:
+            self._hand_over(pipe, frame)
+            self._moved_bytes += len(frame)
         with suppress(OSError):
             pipe.close()
 
-    def _hand_over(self, pipe: IO[bytes], block: bytes) -> None:
+    def _hand_over(self, pipe: IO[bytes], frame: bytes) -> None:
         """Once the writing process is gone, what would have been for it is given up: its end says that it is."""
         if self._broken:
             return
         try:
-            pipe.write(block)
+            pipe.write(frame)
             pipe.flush()
         except OSError:
             self._broken = True

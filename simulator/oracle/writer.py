@@ -15,57 +15,36 @@ import pyarrow as pa
 from pyarrow import compute
 
 from simulator.oracle.columns import FORMAT, ROW_GROUP_ROWS, SCHEMA, VERSION, writer
-from simulator.oracle.frames import MALFORMED, TEXT, Header, read_frames
-from simulator.oracle.payloads import VALUES, Reading, Row, rows_of
+from simulator.oracle.frames import MALFORMED, Block, Text, read_frames
+from simulator.oracle.payloads import MESSAGE, any_columns, plain_columns
 
 _BATCH_ROWS = 16_384
+_PIPE_BYTES = 1024 * 1024
 _NICE = 10
 """So that the scheduler and the broker go first, and what waits in the pipe is still written in time."""
 
 
 class Columns:
-    """Rows of messages on their way to arrays: what a message says once is kept once."""
+    """Blocks of messages on their way to batches of rows."""
 
     def __init__(self, thing_names: list[str]) -> None:
         self._things = pa.array(thing_names, pa.string())
         self.messages = 0
-        self._clear()
 
-    def _clear(self) -> None:
-        self._rows: list[Reading | Row] = []
-        self._of: list[int] = []
-        """Of each row, the place of its message in the following."""
-        self._headers: list[Header] = []
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def add(self, header: Header, payload: bytes) -> None:
-        """The rows of a message."""
-        rows = rows_of(payload, malformed=header[3] == MALFORMED)
-        self._of += [len(self._headers)] * len(rows)
-        self._rows += rows
-        self._headers.append(header)
-
-    def take(self) -> pa.RecordBatch:
-        """What has been added since the last call."""
-        rows, of = self._rows, pa.array(self._of, pa.int32())
-        _, devices, attempts, kinds, sent, acknowledged = zip(*self._headers, strict=True)
+    def of(self, block: Block) -> pa.RecordBatch:
+        """The rows of its messages. What a message says once is made once, and then taken for each of its rows."""
+        _, devices, attempts, kinds, sent, acknowledged = zip(*block.headers, strict=True)
         first, self.messages = self.messages, self.messages + len(devices)
-        arrays = {
+        arrays = (None if MALFORMED in kinds else plain_columns(block)) or any_columns(block)
+        of = arrays.pop(MESSAGE)
+        arrays |= {
             "device": pa.DictionaryArray.from_arrays(pa.array(devices, pa.int32()).take(of), self._things),
             "kind": pa.array(kinds, pa.int8()).take(of),
-            "message": pa.array(range(first, self.messages), pa.int64()).take(of),
+            "message": compute.add(compute.cast(of, pa.int64()), first),
             "attempts": pa.array(attempts, pa.int32()).take(of),
             "sent_at": _microseconds(sent).take(of),
             "acknowledged_at": _microseconds(acknowledged).take(of),
-            "ts": pa.array([row.ts for row in rows], pa.int64()),
-            "seq": pa.array([row.seq for row in rows], pa.int64()),
-            "extra": pa.array([row.extra if type(row) is Row else None for row in rows], pa.string()),
-            "raw": pa.array([row.raw if type(row) is Row else None for row in rows], pa.binary()),
-            **{name: pa.array([getattr(row, name) for row in rows], pa.float64()) for name in VALUES},
         }
-        self._clear()
         return pa.RecordBatch.from_arrays([arrays[name] for name in SCHEMA.names], schema=SCHEMA)
 
 
@@ -79,41 +58,64 @@ def _microseconds(epoch_seconds: Sequence[float]) -> pa.Array:
 def write(pipe: BinaryIO, sink: BinaryIO) -> dict[str, Any]:
     """Writes a file of what comes through the pipe; returns how much that was, and whether the recorder ended it."""
     frames = read_frames(pipe)
-    facts: dict[str, Any] = {}
-    for _, text in frames:
-        facts = json.loads(text)
-        break
-    else:
+    hello = next(frames, None)
+    if not isinstance(hello, Text):
         return {"complete": False, "messages": 0, "rows": 0}
+    facts: dict[str, Any] = json.loads(hello.body)
     columns = Columns(facts.pop("thing_names"))
-    waiting: list[pa.RecordBatch] = []
-    written, complete = 0, False
-    parquet = writer(sink)
-
-    def write_group() -> int:
-        rows: int = sum(batch.num_rows for batch in waiting)
-        if rows:
-            parquet.write_table(pa.Table.from_batches(waiting, SCHEMA), row_group_size=rows)
-        waiting.clear()
-        return rows
-
-    for header, payload in frames:
-        if header[1] == TEXT:
-            facts |= json.loads(payload)
+    groups = Groups(sink)
+    complete = False
+    for frame in frames:
+        if isinstance(frame, Text):
+            facts |= json.loads(frame.body)
             complete = True
             break
-        columns.add(header, payload)
-        if len(columns) >= _BATCH_ROWS:
-            waiting.append(columns.take())
-            if len(waiting) * _BATCH_ROWS >= ROW_GROUP_ROWS:
-                written += write_group()
-    if len(columns):
-        waiting.append(columns.take())
-    written += write_group()
+        groups.add(columns.of(frame))
     facts |= {"complete": complete, "messages": columns.messages}
-    parquet.add_key_value_metadata({FORMAT: VERSION, **{name: json.dumps(value) for name, value in facts.items()}})
-    parquet.close()
-    return {"complete": complete, "messages": columns.messages, "rows": written}
+    rows = groups.close({FORMAT: VERSION, **{name: json.dumps(value) for name, value in facts.items()}})
+    return {"complete": complete, "messages": columns.messages, "rows": rows}
+
+
+class Groups:
+    """Batches on their way to row groups of a file."""
+
+    def __init__(self, sink: BinaryIO) -> None:
+        self._parquet = writer(sink)
+        self._small: list[pa.RecordBatch] = []
+        """As they come, the blocks of a slow fleet."""
+        self._batches: list[pa.RecordBatch] = []
+        self._rows = self._small_rows = self._written = 0
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        """Keep a batch until there is a row group of them, or more."""
+        self._small.append(batch)
+        self._small_rows += batch.num_rows
+        if self._small_rows >= _BATCH_ROWS:
+            self._join()
+        if self._rows >= ROW_GROUP_ROWS:
+            self._write()
+
+    def close(self, metadata: dict[str, str]) -> int:
+        """Write what is left, and the end of the file; returns the number of rows in it."""
+        self._join()
+        self._write()
+        self._parquet.add_key_value_metadata(metadata)
+        self._parquet.close()
+        return self._written
+
+    def _join(self) -> None:
+        if self._small:
+            self._batches += pa.Table.from_batches(self._small, SCHEMA).combine_chunks().to_batches()
+            self._rows += self._small_rows
+        self._small.clear()
+        self._small_rows = 0
+
+    def _write(self) -> None:
+        if self._rows:
+            self._parquet.write_table(pa.Table.from_batches(self._batches, SCHEMA), row_group_size=self._rows)
+        self._written += self._rows
+        self._batches.clear()
+        self._rows = 0
 
 
 def main() -> None:
@@ -122,7 +124,7 @@ def main() -> None:
     # A supervisor sends it to all processes of a run: the run ends the file.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
-        with os.fdopen(int(sys.argv[1]), "wb", buffering=0) as sink, os.fdopen(0, "rb", buffering=0) as pipe:
+        with os.fdopen(int(sys.argv[1]), "wb", buffering=0) as sink, os.fdopen(0, "rb", buffering=_PIPE_BYTES) as pipe:
             outcome = write(pipe, sink)
             os.fsync(sink.fileno())
             outcome["bytes"] = sink.seek(0, os.SEEK_END)

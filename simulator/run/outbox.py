@@ -30,6 +30,9 @@ class Recorder(Protocol):
     def settled(self, message: Message, acknowledged_at: float | None) -> None:
         """Acknowledged at this time (seconds since the epoch), or never."""
 
+    def step(self, now: float) -> None:
+        """Is called now and then, with the scheduler's clock, so that what it has been told is not kept for long."""
+
 
 class Outbox:
     """The messages of a fleet. Belongs to the scheduler's thread, but for `on_completed`."""
@@ -82,6 +85,8 @@ class Outbox:
         for device in tuple(self._held_back):
             self._held_back.discard(device)
             self.publish(device)
+        if self._recorder:
+            self._recorder.step(now)
 
     def publish(self, device: Device) -> None:
         """Hand the device's messages to its link, as many as may be in flight. Part of the hot path of a run."""

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,8 @@ from ops.errors import UserError
 from simulator.devices.envelope import Message, MessageKind
 from simulator.oracle import Recorder, Run, frames, merge, open_oracle, part_of, read, recorder
 from simulator.oracle.columns import FORMAT, SCHEMA, VERSION
-from simulator.oracle.frames import HEADER, NEVER, text_frame
-from simulator.oracle.payloads import VALUES
+from simulator.oracle.frames import HEADER, NEVER, block_frame, text_frame
+from simulator.oracle.payloads import VALUES, any_columns, plain_columns
 from simulator.oracle.reading import is_being_written
 from simulator.oracle.writer import write
 from simulator.run.fleet import Fleet
@@ -57,6 +58,10 @@ class Sent:
     first_sent_at: float = 1_790_000_000.25
 
 
+def block_of(*payloads: bytes) -> bytes:
+    return block_frame([HEADER.pack(len(each), 0, 1, TELEMETRY, 1.0, 2.0) for each in payloads], payloads)
+
+
 def envelope(readings: Sequence[dict[str, Any]]) -> bytes:
     return b'{"readings":' + orjson.dumps(readings) + b"}"
 
@@ -81,14 +86,14 @@ members = st.fixed_dictionaries(
     optional={
         "ts": st.integers(-(2**63), 2**63 - 1),
         "seq": st.integers(0, 2**63 - 1),
-        **{name: st.none() | finite for name in VALUES},
+        **{name: st.none() | finite | st.integers(-(2**53), 2**53) for name in VALUES},
     },
 )
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 anything = st.recursive(st.booleans() | st.integers(-(2**53), 2**53) | finite | text, lambda v: st.lists(v, max_size=2))
 others = st.dictionaries(text.filter(lambda name: name not in {"ts", "seq", *VALUES, "readings"}), anything, max_size=2)
 misfits = st.dictionaries(st.sampled_from(["ts", "seq", *VALUES]), text | st.booleans(), max_size=2)
-readings = st.builds(lambda a, b, c: a | b | c, members, others, misfits)
+readings = members | st.builds(lambda a, b, c: a | b | c, members, others, misfits)
 messages = st.builds(
     lambda device, kind, sent, batch, many, raw, acknowledged: (
         device, kind, batch, raw if kind == MALFORMED else envelope(batch) if many else orjson.dumps(batch[0]), sent,
@@ -100,13 +105,16 @@ messages = st.builds(
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.lists(messages, max_size=6))
-def test_every_reading_comes_back_as_it_was_sent(sent: list[Any]) -> None:
-    pipe = HELLO
+@given(st.lists(messages, max_size=6), st.integers(1, 6))
+def test_every_reading_comes_back_as_it_was_sent(sent: list[Any], in_a_block: int) -> None:
+    pipe, open_block = HELLO, list[tuple[bytes, bytes]]()
     expected: list[dict[str, Any]] = []
     for number, (device, kind, batch, payload, attempts, acknowledged, many) in enumerate(sent):
         at, acknowledged_at = (1_790_000_000.5 if attempts else 0.0), 1_790_000_001.125 if acknowledged else NEVER
-        pipe += HEADER.pack(len(payload), device, attempts, kind, at, acknowledged_at) + payload
+        open_block.append((HEADER.pack(len(payload), device, attempts, kind, at, acknowledged_at), payload))
+        if len(open_block) == in_a_block or number == len(sent) - 1:
+            pipe += block_frame(*zip(*open_block, strict=True))
+            open_block.clear()
         common = {
             "device": THINGS[device],
             "kind": kind,
@@ -141,12 +149,19 @@ def test_every_reading_comes_back_as_it_was_sent(sent: list[Any]) -> None:
 
 
 def test_a_pipe_that_breaks_off_anywhere_leaves_a_readable_file() -> None:
-    frame = HEADER.pack(10, 1, 1, TELEMETRY, 1.0, 2.0) + b'{"seq": 5}'
-    for end in range(len(frame)):
+    frame = block_of(b'{"seq": 5}')
+    two = block_of(b'{"seq": 6}', b'{"seq": 7}')
+    counts = []
+    for end in range(len(two)):
         sink = BytesIO()
-        outcome = write(BytesIO(HELLO + frame + frame[:end]), sink)
-        assert outcome == {"complete": False, "messages": 1, "rows": 1}
-        assert parquet.read_table(BytesIO(sink.getvalue()))["seq"].to_pylist() == [5]
+        outcome = write(BytesIO(HELLO + frame + two[:end]), sink)
+        seqs = parquet.read_table(BytesIO(sink.getvalue()))["seq"].to_pylist()
+        assert outcome == {"complete": False, "messages": len(seqs), "rows": len(seqs)}
+        assert seqs == [5, 6, 7][: len(seqs)]
+        counts.append(len(seqs))
+    assert counts == sorted(counts)
+    assert counts.count(2) == len(b'{"seq": 7}\n')
+    assert counts[-1] == 3, "only the line feed is missing"
 
 
 def test_what_cannot_be_decoded_is_kept_as_it_is() -> None:
@@ -160,10 +175,63 @@ def test_what_cannot_be_decoded_is_kept_as_it_is() -> None:
         b'{"seq":1e999}',
         b"[" * 50_000,
     ]
-    pipe = HELLO + b"".join(HEADER.pack(len(each), 0, 1, TELEMETRY, 1.0, 2.0) + each for each in payloads)
+    for blocks in ([block_of(*payloads)], [block_of(each) for each in payloads]):
+        sink = BytesIO()
+        write(BytesIO(HELLO + b"".join(blocks)), sink)
+        assert parquet.read_table(BytesIO(sink.getvalue()))["raw"].to_pylist() == payloads
+
+
+def test_what_is_broken_on_purpose_is_no_reading_even_if_it_looks_like_one() -> None:
+    payload = b'{"seq": 5}'
+    headers = [HEADER.pack(len(payload), 0, 1, kind, 1.0, 2.0) for kind in (TELEMETRY, MALFORMED)]
     sink = BytesIO()
-    write(BytesIO(pipe), sink)
-    assert parquet.read_table(BytesIO(sink.getvalue()))["raw"].to_pylist() == payloads
+    write(BytesIO(HELLO + block_frame(headers, [payload, payload])), sink)
+    table = parquet.read_table(BytesIO(sink.getvalue()))
+    assert (table["seq"].to_pylist(), table["raw"].to_pylist()) == ([5, None], [None, payload])
+
+
+plain = st.fixed_dictionaries(
+    {"ts": st.integers(-(2**63), 2**63 - 1), "seq": st.integers(0, 2**63 - 1)},
+    optional={name: st.none() | finite | st.integers(-(2**53), 2**53) for name in VALUES},
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.lists(plain, min_size=1, max_size=3), min_size=1, max_size=5), st.booleans())
+def test_plain_readings_are_read_all_at_once_as_they_are_one_by_one(batches: list[Any], many: bool) -> None:
+    payloads = [envelope(batch) if many else orjson.dumps(batch[0]) for batch in batches]
+    [block] = frames.read_frames(BytesIO(block_of(*payloads)))
+    assert isinstance(block, frames.Block)
+    at_once = plain_columns(block)
+    assert at_once is not None
+    one_by_one = any_columns(block)
+    assert {name: array.to_pylist() for name, array in at_once.items()} == {
+        name: array.to_pylist() for name, array in one_by_one.items()
+    }
+
+
+@pytest.mark.parametrize(
+    "payloads",
+    [
+        [b'{"seq":1},{"seq":2}'],
+        [b'{"seq":1', b'"ts":2}', b'{"seq":1}\n{"seq":2}'],
+        [b'{"seq":1}', b"", b'{"seq":2}'],
+        [b'{"seq":1}', b'{"readings":[{"seq":2}]}'],
+        [b'{"readings":[{"seq":2}]}', b'{"readings":[]}'],
+        [b'{"readings":[{"seq":2}]}', b'{"readings":null}'],
+        [b'{"readings":[{"seq":2},null]}'],
+        [b'{"seq":1,"vibration":2}'],
+        [b'{"seq":"1"}'],
+        [b'{"seq":1.5}'],
+        [b'{"seq":true}'],
+    ],
+)
+def test_payloads_that_are_not_plain_are_read_one_by_one(payloads: list[bytes]) -> None:
+    [block] = frames.read_frames(BytesIO(block_of(*payloads)))
+    assert isinstance(block, frames.Block)
+    assert plain_columns(block) is None
+    assert block.payloads() == payloads
+    assert len(set(any_columns(block)["message"].to_pylist())) == len(payloads)
 
 
 # The whole way, and what goes wrong on it.
@@ -211,6 +279,7 @@ from simulator.oracle import Run, open_oracle
 from tests.unit.test_simulator_oracle import THINGS, settle
 with open_oracle(Path(sys.argv[1]), thing_names=THINGS, run=Run(seed=7, topic="t")) as recorder:
     settle(recorder, 3000)
+    recorder.step(1.0)
     while recorder._moved_bytes < recorder._taken_bytes:
         time.sleep(0.01)
     print("ready", flush=True)
@@ -281,6 +350,7 @@ def test_a_writer_that_is_behind_holds_the_scheduler_up_and_loses_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(recorder, "WAITING_BYTES", 100_000)
+    monkeypatch.setattr(recorder, "BLOCK_BYTES", 1_000)
     with open_oracle(tmp_path / "truth", thing_names=THINGS, run=RUN) as target:
         os.kill(target._process.pid, signal.SIGSTOP)
         scheduler = threading.Thread(target=settle, args=(target, 20_000))
@@ -354,9 +424,13 @@ class _Notes:
 
     def __init__(self) -> None:
         self.settled_messages: list[tuple[Message, float | None]] = []
+        self.stepped_at: list[float] = []
 
     def settled(self, message: Message, acknowledged_at: float | None) -> None:
         self.settled_messages.append((message, acknowledged_at))
+
+    def step(self, now: float) -> None:
+        self.stepped_at.append(now)
 
 
 def test_each_message_of_a_run_is_settled_exactly_once() -> None:
@@ -378,6 +452,8 @@ def test_each_message_of_a_run_is_settled_exactly_once() -> None:
         now[0] += max(pause, 0.001)
         assert now[0] < 200
     report = fleet.report()
+    assert max(after - before for before, after in pairwise([0.0, *notes.stepped_at])) < 0.2
+    assert notes.stepped_at[-1] > 19
     settled = notes.settled_messages
     assert len({id(message) for message, _ in settled}) == len(settled)
     seqs = [(m.device, seq) for m, _ in settled for seq in range(m.first_seq, m.last_seq + 1)]
