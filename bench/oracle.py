@@ -82,7 +82,7 @@ def run(readings: int, rounds: int, console: Console) -> dict[str, Any]:
             f"{found['without_per_second']:,.0f}",
             f"{found['with_per_second']:,.0f}",
             f"{found['slowdown_percent']:.1f} %",
-            f"+{found['cpu_percent']:.1f} %",
+            f"{found['cpu_percent']:+.1f} %",
             f"{found['bytes_per_reading']:.1f}",
         )
     console.print(table)

@@ -24,8 +24,8 @@ class Message:
     """One MQTT message and what has become of it."""
 
     __slots__ = (
-        "attempts", "device", "first_sent_at", "first_seq", "kind", "last_seq", "payload", "readings", "repeat_after",
-        "sent_at",
+        "attempts", "device", "first_sent_at", "first_seq", "kind", "last_seq", "listed", "payload", "readings",
+        "repeat_after", "sent_at",
     )  # fmt: skip
 
     def __init__(
@@ -50,6 +50,8 @@ class Message:
         self.repeat_after = -1
         """So many messages after this one its duplicate is sent; -1: never."""
         self.attempts = 0
+        self.listed = False
+        """Whether it is among what its device has sent once and has no answer to; kept only for a recorder."""
         self.sent_at = 0.0
         """Of the last attempt, on the monotonic clock."""
         self.first_sent_at = 0.0

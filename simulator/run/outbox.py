@@ -59,8 +59,12 @@ class Outbox:
         """Readings acknowledged, by device."""
         self._malformed_open = dict.fromkeys(devices, 0)
         """Malformed messages published and not acknowledged, by device."""
-        self._unsettled: set[Message] = set()
-        """Published and not acknowledged; kept only for a recorder."""
+        # For a recorder, what is published and not settled. Answers come in the order of sending, but for those that a set
+        # is for: at 200,000 messages in flight one of all of them would cost more than anything else that a recorder does.
+        self._sent: dict[int, deque[Message]] = {index: deque() for index in devices}
+        """By device, sent once; in front of those that are `listed` there are none that are not."""
+        self._failed: set[Message] = set()
+        """Sent again, or to be."""
         self._window = UNTHROTTLED_UNACKNOWLEDGED if config.unthrottled else AWS_UNACKNOWLEDGED
         self._completions: deque[tuple[Message, str | None, float]] = deque()
         # The MQTT 5 client keeps to AWS's rates by itself. Envelopes of 5,000 bytes at this rate are below 512 KB/s.
@@ -107,7 +111,8 @@ class Outbox:
                 if message.kind == _MALFORMED:
                     self._malformed_open[message.device] += 1
                 if self._recorder:
-                    self._unsettled.add(message)
+                    message.listed = True
+                    self._sent[message.device].append(message)
             message.attempts += 1
             device.in_flight += 1
             link.publish(message)
@@ -127,9 +132,11 @@ class Outbox:
         """At the end of a run: whatever was not acknowledged never was."""
         if self._recorder is None:
             return
-        for message in self._unsettled:
+        in_doubt = [message for sent in self._sent.values() for message in sent if message.listed]
+        for message in (*in_doubt, *self._failed):
             self._recorder.settled(message, None)
-        self._unsettled.clear()
+        self._sent.clear()
+        self._failed.clear()
         for device in self._by_index.values():
             device.flush()
             for message in device.backlog:
@@ -163,7 +170,8 @@ class Outbox:
                 self._malformed_open[message.device] -= 1
             self._account.acknowledged(message, at - message.sent_at)
             if self._recorder:
-                self._unsettled.discard(message)
+                self._unlist(message)
+                self._failed.discard(message)
                 self._recorder.settled(message, at + self.epoch)
             if device.backlog or device.resend or device.finished:
                 self.publish(device)
@@ -173,6 +181,15 @@ class Outbox:
             pause = min(longest, first * 2 ** min(message.attempts - 1, 10))
             heappush(self._retries, (at + pause, self._account.publish_failures, message))
             device.retrying += 1
+            if self._recorder:
+                self._unlist(message)
+                self._failed.add(message)
+
+    def _unlist(self, message: Message) -> None:
+        message.listed = False
+        sent = self._sent[message.device]
+        while sent and not sent[0].listed:
+            sent.popleft()
 
     def _send_again(self, message: Message) -> None:
         device = self._by_index[message.device]
