@@ -17,8 +17,9 @@ from ops.errors import UserError
 from simulator.accounts.report import RunReport
 from simulator.console import print_scenarios, print_totals, progress_on
 from simulator.mqtt.identity import DeviceIdentityLike
-from simulator.scenario.config import SimulatorConfig, load_config
-from simulator.scenario.groups import revoked_things
+from simulator.scenario.config import SimulatorConfig
+from simulator.scenario.loading import load_config
+from simulator.scenario.placement import revoked_things
 from simulator.scenario.ready_made import ready_made, scenario_file
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from simulator.devices.profile_signals import ProfileSignals
 from simulator.devices.seq_ranges import SeqRanges
 from simulator.devices.signals import DeviceSignals
 from simulator.scenario.config import SimulatorConfig
-from simulator.scenario.groups import Placement
+from simulator.scenario.placement import Placement, placement_of
 
 
 class Act(IntFlag):
@@ -52,7 +52,7 @@ class Device:
     def __init__(  # noqa: PLR0915 -- its state, with what each part of it means
         self, config: SimulatorConfig, index: int, thing_name: str, *, fleet_size: int, first_seq: int
     ) -> None:
-        place = config.placement(index, thing_name)
+        place = placement_of(config, index, thing_name)
         self._buffer_readings = config.buffer_readings
         self._interval_seconds = place.interval_seconds
         # Spread evenly, so that the fleet as a whole is a steady stream.

@@ -1,17 +1,11 @@
-"""Groups of devices: how many, what they measure, what befalls them, and which device is in which."""
+"""Groups of devices: how many, what they measure, what befalls them, and how they are named."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
-from hashlib import sha256
-from typing import TYPE_CHECKING
 
 from certs.names import thing_names
-from simulator.scenario.behaviours import Behaviour, Revoke
+from simulator.scenario.behaviours import Behaviour
 from simulator.scenario.profiles import Profile
-
-if TYPE_CHECKING:
-    from simulator.scenario.config import SimulatorConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,65 +21,13 @@ class DeviceGroup:
     behaviours: tuple[Behaviour, ...] = ()
 
 
-@dataclass(frozen=True)
-class Placement:
-    """What one device is to do. Each behaviour has a key, which no other of the fleet has, for its random numbers."""
-
-    interval_seconds: float
-    batch: int
-    profile: Profile | None = None
-    behaviours: tuple[tuple[str, Behaviour], ...] = ()
-
-
-def group_names(config: "SimulatorConfig") -> list[list[str]]:
-    """The things' names by group, in order: groups that share a prefix count on."""
+def group_names(groups: Iterable[DeviceGroup], prefix: str) -> list[list[str]]:
+    """The things' names by group, in order: groups that share a prefix count on. `prefix` is the fleet's."""
     counted: dict[str, int] = {}
     names = []
-    for group in config.groups:
-        prefix = config.prefix if group.prefix is None else group.prefix
-        start = counted.get(prefix, 0) + 1
-        names.append(thing_names(group.count, prefix, start))
-        counted[prefix] = start + group.count - 1
+    for group in groups:
+        own = prefix if group.prefix is None else group.prefix
+        start = counted.get(own, 0) + 1
+        names.append(thing_names(group.count, own, start))
+        counted[own] = start + group.count - 1
     return names
-
-
-@lru_cache(maxsize=4)
-def placements(config: "SimulatorConfig") -> dict[str, Placement]:
-    """What each device is to do, by its name."""
-    groups = config.groups or (DeviceGroup(name="fleet", count=config.device_count),)
-    names = group_names(config) if config.groups else [config.thing_names()]
-    placed: dict[str, Placement] = {}
-    for group, members in zip(groups, names, strict=True):
-        befallen: dict[str, list[tuple[str, Behaviour]]] = {name: [] for name in members}
-        for owner, behaviours in (("fleet", config.behaviours), (group.name, group.behaviours)):
-            for number, behaviour in enumerate(behaviours):
-                key = f"{owner}/{group.name}/{number}/{type(behaviour).__name__}"
-                for name in _chosen(behaviour, members, f"{config.seed}/{key}"):
-                    befallen[name].append((key, behaviour))
-        for name in members:
-            placed[name] = Placement(
-                group.interval_seconds or config.interval_seconds,
-                group.batch or config.batch,
-                group.profile,
-                tuple(befallen[name]),
-            )
-    return placed
-
-
-def revoked_things(config: "SimulatorConfig") -> list[str]:
-    """The things whose certificate is revoked in this run, if it lasts so long."""
-    return [
-        name
-        for name, place in (placements(config) if config.has_behaviours else {}).items()
-        if any(isinstance(behaviour, Revoke) for _, behaviour in place.behaviours)
-    ]
-
-
-def _chosen(behaviour: Behaviour, members: Sequence[str], key: str) -> Sequence[str]:
-    if behaviour.devices:
-        return [members[number - 1] for number in behaviour.devices if number <= len(members)]
-    if behaviour.share >= 1:
-        return members
-    # Ranked by a hash rather than drawn: only the sequence of `random()` is the same on every version of Python.
-    ranked = sorted(members, key=lambda name: sha256(f"{key}/{name}".encode()).digest())
-    return ranked[: round(behaviour.share * len(members))]

@@ -5,7 +5,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from ops.errors import UserError
-from simulator.scenario.config import load_config
+from simulator.scenario.loading import load_config
 
 _FOLDER = Path(__file__).parents[1] / "scenarios"
 

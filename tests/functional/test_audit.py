@@ -36,7 +36,8 @@ from simulator.devices.device import Device
 from simulator.devices.envelope import Message, MessageKind
 from simulator.oracle import columns
 from simulator.oracle.payloads import VALUES, rows_of
-from simulator.scenario.config import SimulatorConfig, load_config
+from simulator.scenario.config import SimulatorConfig
+from simulator.scenario.loading import load_config
 from simulator.scenario.ready_made import scenario_file
 from tests.functional.commands import Commands, commands_use
 from tests.functional.rollups import bring_up_to_date, stop_refreshing

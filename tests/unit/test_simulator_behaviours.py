@@ -22,8 +22,9 @@ from simulator.devices.envelope import Message, MessageKind
 from simulator.scenario import behaviours as kinds
 from simulator.scenario.behaviours import Behaviour
 from simulator.scenario.config import SimulatorConfig
-from simulator.scenario.groups import DeviceGroup, revoked_things
+from simulator.scenario.groups import DeviceGroup
 from simulator.scenario.malformed import FORMS, payload
+from simulator.scenario.placement import placement_of, revoked_things
 
 START_MS = 1_795_219_200_000
 CONFIG = SimulatorConfig(
@@ -300,4 +301,4 @@ def test_groups_have_their_own_interval_batch_names_and_behaviours() -> None:
     assert [driven.device.generated for driven in fleet] == [20, 20, 2, 2, 2]
     assert [bool(driven.times(Act.GO_OFFLINE)) for driven in fleet] == [False, False, False, True, False]
     # In whatever order the devices are numbered, it is the name that decides.
-    assert config.placement(0, "device-00004").behaviours
+    assert placement_of(config, 0, "device-00004").behaviours

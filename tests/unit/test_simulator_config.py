@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from ops.errors import UserError
-from simulator.scenario.config import SimulatorConfig, load_config
+from simulator.scenario.config import SimulatorConfig
 from simulator.scenario.endpoint import Endpoint
+from simulator.scenario.loading import load_config
 
 EXAMPLE = Path(__file__).parents[2] / "simulator" / "fleet.example.yaml"
 

@@ -13,9 +13,10 @@ from simulator.cli import simulate
 from simulator.devices.device import Device
 from simulator.devices.profile_signals import ProfileSignals
 from simulator.scenario import behaviours as kinds
-from simulator.scenario.config import SimulatorConfig, load_config
+from simulator.scenario.config import SimulatorConfig
 from simulator.scenario.groups import DeviceGroup
 from simulator.scenario.keys import KINDS
+from simulator.scenario.loading import load_config
 from simulator.scenario.profiles import MetricProfile, Profile
 from simulator.scenario.ready_made import ready_made, scenario_file
 
