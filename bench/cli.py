@@ -1,6 +1,5 @@
 """`fleet bench`: each benchmark measures ours and a reference in one run, and prints the ratio."""
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ import typer
 from rich.console import Console
 
 from ops.errors import UserError
+from ops.figures import write_figures
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 console = Console()
@@ -125,4 +125,4 @@ def simulator(
 
 def _write(figures: Mapping[str, Any], path: Path | None) -> None:
     if path is not None:
-        path.write_text(json.dumps(figures, indent=2) + "\n")
+        write_figures("--json", path, figures)

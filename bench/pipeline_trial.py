@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from statistics import linear_regression
-from typing import Any, LiteralString
 
 import psycopg
 
 from bench.pipeline_parts import Load, Parts
 from certs.store import DeviceIdentity
+from ops.rows import single_row
 from simulator.accounts.report import Progress, RunReport
 from simulator.run.engine import run
 from simulator.scenario.config import SimulatorConfig
@@ -22,6 +22,7 @@ STALLED_SECONDS = 30.0
 _SAMPLE_SECONDS = 0.5
 
 _LOADED = "SELECT coalesce(sum(rows + duplicates + quarantined), 0)::bigint FROM ingest.objects WHERE object_id > %s"
+_NEWEST = "SELECT max(loaded_at) FROM ingest.objects WHERE object_id > %s"
 _ROWS = "SELECT count(*) FROM telemetry WHERE timestamp >= %s AND object_id > %s"
 # Compared one by one, not by their number: a duplicate does not make up for a reading that is missing.
 _MISSING = """
@@ -113,18 +114,18 @@ def trial(line: Line, rate: float, seconds: float, progress: Callable[[str], Non
         topic=line.topic,
         anomaly_probability=0.001,
     )
-    first_object = _one(line, "SELECT coalesce(max(object_id), 0) FROM ingest.objects")[0]
+    first_object = single_row(line.database.execute("SELECT coalesce(max(object_id), 0) FROM ingest.objects"))[0]
     watch = _Watch(line, first_object)
     with watch:
         report = run(config, line.identities, line.host, line.port, stop=threading.Event(), on_progress=watch.see)
     loaded, drained_at, missing = _drain(line, report, first_object, progress)
     since = report.started_at - timedelta(seconds=1)
-    p50, p95 = _one(line, _LATENCY, (first_object, since))
+    p50, p95 = single_row(line.database.execute(_LATENCY, (first_object, since)))
     began = report.started_at.timestamp()
     return Trial(
         offered=rate,
         acknowledged=report.readings_acknowledged,
-        rows=_one(line, _ROWS, (since, first_object))[0],
+        rows=single_row(line.database.execute(_ROWS, (since, first_object)))[0],
         acknowledged_per_second=report.readings_acknowledged / max(report.run_seconds, 1e-9),
         rows_per_second=loaded / max(drained_at - began, 1e-9),
         latency_p50=p50,
@@ -141,7 +142,7 @@ def _drain(line: Line, report: RunReport, first_object: int, progress: Callable[
     wanted, last, moved, missing = report.readings_acknowledged, -1, time.monotonic(), -1
     ended = time.time()
     while True:
-        loaded = _one(line, _LOADED, (first_object,))[0]
+        loaded = single_row(line.database.execute(_LOADED, (first_object,)))[0]
         if loaded != last:
             last, moved, ended = loaded, time.monotonic(), time.time()
             progress(f"draining: {max(0, wanted - loaded):,} readings are not rows yet")
@@ -149,8 +150,8 @@ def _drain(line: Line, report: RunReport, first_object: int, progress: Callable[
         if loaded >= wanted or stalled:
             missing = _missing(line, report, first_object)
             if missing == 0 or stalled:
-                latest = _one(line, "SELECT max(loaded_at) FROM ingest.objects WHERE object_id > %s", (first_object,))
-                return loaded, latest[0].timestamp() if latest[0] else ended, missing
+                (latest,) = single_row(line.database.execute(_NEWEST, (first_object,)))
+                return loaded, latest.timestamp() if latest else ended, missing
         time.sleep(0.25)
 
 
@@ -158,14 +159,7 @@ def _missing(line: Line, report: RunReport, first_object: int) -> int:
     ranges = [(name, *pair) for name, pairs in report.acknowledged.items() for pair in pairs]
     names, firsts, lasts = (list(column) for column in zip(*ranges, strict=True)) if ranges else ([], [], [])
     since: datetime = report.started_at - timedelta(seconds=1)
-    return int(_one(line, _MISSING, (names, firsts, lasts, since, first_object))[0])
-
-
-def _one(line: Line, query: LiteralString, parameters: Sequence[object] = ()) -> tuple[Any, ...]:
-    row = line.database.execute(query, parameters).fetchone()
-    if row is None:
-        raise RuntimeError("an aggregate returned no row")
-    return row
+    return int(single_row(line.database.execute(_MISSING, (names, firsts, lasts, since, first_object)))[0])
 
 
 class _Watch:
@@ -208,7 +202,7 @@ class _Watch:
     def _sample(self, progress: Progress) -> Waiting:
         acknowledged = progress.readings_acknowledged
         bytes_each = max(1.0, progress.bytes / max(1, progress.readings_published))
-        loaded = _one(self._line, _LOADED, (self._first_object,))[0]
+        loaded = single_row(self._line.database.execute(_LOADED, (self._first_object,)))[0]
         spooled = min(float(acknowledged), _spooled_bytes(self._line.spool) / bytes_each)
         return Waiting(
             elapsed=progress.elapsed_seconds,

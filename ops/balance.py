@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, LiteralString
+from typing import Any
 
 import psycopg
 
@@ -18,6 +18,7 @@ from ops.audit.sheet import Sheet
 from ops.audit.staging import milliseconds
 from ops.audit.waiting import Sources, spooled_readings
 from ops.errors import UserError
+from ops.rows import single_row
 
 _HOUR = timedelta(hours=1)
 _POLL_SECONDS = 0.2
@@ -170,11 +171,12 @@ def _look(at: Sources, database: psycopg.Connection, sending: Sending) -> tuple[
     messages = at.rule_errors()
     objects = _objects(at, sending)
     loaded = _ledger(database, at, objects)
-    stored = _one(
-        database,
-        "SELECT count(*) FROM telemetry WHERE timestamp >= %s AND device_id = ANY(%s)",
-        (sending.since, list(sending.devices)),
-    )[0]
+    (stored,) = single_row(
+        database.execute(
+            "SELECT count(*) FROM telemetry WHERE timestamp >= %s AND device_id = ANY(%s)",
+            (sending.since, list(sending.devices)),
+        )
+    )
     return stored, spooled, len(objects) - len(loaded), messages
 
 
@@ -188,20 +190,22 @@ def arrived(at: Sources, database: psycopg.Connection, sending: Sending) -> Arri
         for line in lines_of(text_of(body, gzipped=key.endswith(".gz"))):
             in_s3 += sum(each.device_id in sending.devices and each.ts >= since for each in line.keys)
     devices = list(sending.devices)
-    duplicates = _one(
-        database,
-        "SELECT coalesce(sum(duplicates), 0)::bigint FROM ingest.duplicates "
-        "WHERE object_id = ANY(%s) AND device_id = ANY(%s)",
-        (_ledger(database, at, objects), devices),
+    (duplicates,) = single_row(
+        database.execute(
+            "SELECT coalesce(sum(duplicates), 0)::bigint FROM ingest.duplicates "
+            "WHERE object_id = ANY(%s) AND device_id = ANY(%s)",
+            (_ledger(database, at, objects), devices),
+        )
     )
-    latency = _one(
-        database,
-        "SELECT percentile_disc(0.5) WITHIN GROUP (ORDER BY seconds), percentile_disc(0.95) WITHIN GROUP "
-        "(ORDER BY seconds), max(seconds) FROM (SELECT extract(epoch FROM loaded_at - timestamp)::float8 AS seconds "
-        "FROM telemetry JOIN ingest.objects USING (object_id) WHERE timestamp >= %s AND device_id = ANY(%s)) AS l",
-        (sending.since, devices),
+    latency = single_row(
+        database.execute(
+            "SELECT percentile_disc(0.5) WITHIN GROUP (ORDER BY seconds), percentile_disc(0.95) WITHIN GROUP "
+            "(ORDER BY seconds), max(seconds) FROM (SELECT extract(epoch FROM loaded_at - timestamp)::float8 AS seconds "
+            "FROM telemetry JOIN ingest.objects USING (object_id) WHERE timestamp >= %s AND device_id = ANY(%s)) AS l",
+            (sending.since, devices),
+        )
     )
-    return Arrived(in_s3, len(objects), duplicates[0], *latency)
+    return Arrived(in_s3, len(objects), duplicates, *latency)
 
 
 def _objects(at: Sources, sending: Sending) -> list[str]:
@@ -220,11 +224,3 @@ def _ledger(database: psycopg.Connection, at: Sources, keys: Sequence[str]) -> l
         "SELECT object_id FROM ingest.objects WHERE bucket = %s AND key = ANY(%s)", (at.bucket, list(keys))
     )
     return [row[0] for row in rows]
-
-
-def _one(database: psycopg.Connection, query: LiteralString, parameters: Sequence[object]) -> tuple[Any, ...]:
-    """The single row of an aggregate."""
-    row = database.execute(query, parameters).fetchone()
-    if row is None:
-        raise RuntimeError("an aggregate returned no row")
-    return row

@@ -1,12 +1,11 @@
 """The `fleet` command line."""
 
-import json
 import os
 import signal
 import sys
 import threading
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -14,6 +13,7 @@ from rich.table import Table
 
 from lambdas.shared.database import DatabaseSecretError
 from ops.errors import UserError
+from ops.figures import write_figures
 from ops.terminal import printable
 
 app = typer.Typer(
@@ -151,7 +151,7 @@ def demo(
         for line in result.lines():
             console.print(printable(line), highlight=False, soft_wrap=True, markup=False)
         if json_file is not None:
-            _write_figures(json_file, balance.as_json())
+            write_figures("--json", json_file, balance.as_json())
         with console.status("writing the page of dashboards"):
             lines = demonstration.preview_lines()
         for line in [*lines, *demonstration.where_next(stack.read_state(), keep=keep)]:
@@ -161,13 +161,6 @@ def demo(
             stack.down(_progress)
     if not balance.accounted_for or not balance.acknowledged:
         raise typer.Exit(1)
-
-
-def _write_figures(path: Path, figures: dict[str, Any]) -> None:
-    try:
-        path.write_text(json.dumps(figures, indent=2) + "\n")
-    except OSError as error:
-        raise UserError(f"--json {path}: {error.strerror}: choose another place") from None
 
 
 def _stop_once(stop: threading.Event) -> "signal._HANDLER":

@@ -18,7 +18,7 @@ from local import emulator, timescaledb
 from local.state import State
 from ops import balance
 from ops.audit import view
-from ops.audit.cli import by_oracle
+from ops.audit.cli import TIMEOUT, by_oracle
 from ops.audit.record import record
 from ops.audit.sheet import Sheet
 from ops.audit.waiting import Sources, sources
@@ -35,7 +35,6 @@ READINGS_PER_SECOND = 1_000
 STALLED_SECONDS = 60.0
 QUIET_SECONDS = 10.0
 """After which nothing comes any more, when nothing is seen on its way."""
-_AUDIT_TIMEOUT = "30min"
 _APPLICATION = "fleet demo"
 _MAINTENANCE_SECONDS = 2.0
 FLEET = ".venv/bin/fleet"
@@ -157,7 +156,7 @@ def _drain(at: Sources, sending: Sending, stop: threading.Event, say: Callable[[
 def _audit(at: Sources, sending: Sending, say: Callable[[str], None]) -> tuple[Sheet, Arrived]:
     """On a connection of its own, as its temporary tables are."""
     with using_database("local", application_name=_APPLICATION) as database:
-        database.execute(f"SET statement_timeout = '{_AUDIT_TIMEOUT}'".encode())
+        database.execute(f"SET statement_timeout = '{TIMEOUT}'".encode())
         sheet, _ = by_oracle(database, at, oracle_file(), say=say)
         say("counting what is in S3")
         arrived = balance.arrived(at, database, sending)

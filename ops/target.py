@@ -72,11 +72,14 @@ def database(environment: str, *, application_name: str) -> psycopg.Connection:
     try:
         connection = connect(secret, application_name=application_name, statement_timeout_seconds=60)
     except psycopg.OperationalError as error:
-        raise UserError(
-            f"cannot connect to the database at {secret.host}:{secret.port}: {connection_fault(error)}"
-        ) from None
+        raise cannot_connect(secret, error) from None
     connection.autocommit = True
     return connection
+
+
+def cannot_connect(secret: DatabaseSecret, error: psycopg.OperationalError) -> UserError:
+    """One line of a database that does not let us in."""
+    return UserError(f"cannot connect to the database at {secret.host}:{secret.port}: {connection_fault(error)}")
 
 
 def connection_fault(error: psycopg.OperationalError) -> str:

@@ -1,6 +1,5 @@
 """`fleet audit`: where every reading is. Exit code 1 when one is missing, differs, or was sent by nobody."""
 
-import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,6 +19,7 @@ from ops.audit.truth import Window
 from ops.audit.waiting import Sources, sources, waiting_lines
 from ops.aws import session_for
 from ops.errors import UserError
+from ops.figures import write_figures
 from ops.options import AsJson, Env
 from ops.target import using_database
 from ops.terminal import print_json, printable
@@ -33,7 +33,8 @@ _AROUND = timedelta(hours=1)
 _LATE = timedelta(hours=2)
 """How long after a run its messages may still be taken in."""
 _MOST = timedelta(days=31)
-_TIMEOUT = "30min"
+TIMEOUT = "30min"
+"""Of each of its statements."""
 _LOCK_TIMEOUT = "1min"
 """For whoever changes the schema; readers and writers never wait for each other."""
 
@@ -68,7 +69,7 @@ def audit(
     if json_file is not None and not json_file.absolute().parent.is_dir():
         raise UserError(f"--json-file {json_file}: the folder does not exist")
     with using_database(env, application_name="fleet audit") as database:
-        database.execute(f"SET statement_timeout = '{_TIMEOUT}'; SET lock_timeout = '{_LOCK_TIMEOUT}'".encode())
+        database.execute(f"SET statement_timeout = '{TIMEOUT}'; SET lock_timeout = '{_LOCK_TIMEOUT}'".encode())
         at = sources(env)
         with _progress.status("looking for what is on its way") as status:
             say: Say = status.update
@@ -155,10 +156,7 @@ def _complete(database: psycopg.Connection, sheet: Sheet, rule_errors: int, sinc
 
 def _show(sheet: Sheet, *, as_json: bool, json_file: Path | None) -> None:
     if json_file is not None:
-        try:
-            json_file.write_text(json.dumps(sheet.as_json(), indent=2, default=str) + "\n")
-        except OSError as error:
-            raise UserError(f"--json-file {json_file}: {error.strerror}: choose another place") from None
+        write_figures("--json-file", json_file, sheet.as_json())
     if as_json:
         print_json(sheet.as_json())
         return

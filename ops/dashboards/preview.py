@@ -21,7 +21,7 @@ from lambdas.shared.database import DatabaseSecretError, connect
 from ops.devices.registry import has_site
 from ops.errors import UserError
 from ops.paths import LOCAL
-from ops.target import connection_fault, database, database_secret
+from ops.target import cannot_connect, database, database_secret
 
 _APPLICATION = "fleet dashboards preview"
 _STATEMENT_SECONDS = 15
@@ -160,6 +160,4 @@ def _as_grafana(environment: str) -> psycopg.Connection | None:
     try:
         return connect(secret, application_name=_APPLICATION, statement_timeout_seconds=_STATEMENT_SECONDS)
     except psycopg.OperationalError as error:
-        raise UserError(
-            f"cannot connect to the database at {secret.host}:{secret.port}: {connection_fault(error)}"
-        ) from None
+        raise cannot_connect(secret, error) from None

@@ -14,6 +14,7 @@ from lambdas.processor.load import Opener, Outcome, Pass, load_object, record_ou
 from lambdas.processor.raw_object import ObjectVersion, UnreadableObjectError
 from ops.replay.checksum import CHECKSUM
 from ops.replay.source import UnavailableError
+from ops.rows import single_row
 
 _COLUMNS = "device_id, timestamp, seq, temperature, humidity, pressure, battery, extra, quality, received_at, object_id"
 
@@ -132,7 +133,7 @@ def _remove_rows(
     cursor.execute("CREATE INDEX ON incoming (device_id, timestamp, seq)")
     cursor.execute("ANALYZE incoming")
     cursor.execute("SELECT min(timestamp), max(timestamp) FROM incoming")
-    low, high = _one(cursor)
+    low, high = single_row(cursor)
     removed = _Removed(0, 0, frozenset())
     if low is not None:
         # The span is redundant, and lets the planner leave out the other chunks.
@@ -157,7 +158,7 @@ def _delete(cursor: psycopg.Cursor, which: str, parameters: tuple[Any, ...]) -> 
         "SELECT coalesce(sum(rows), 0), coalesce(sum(checksum), 0), coalesce(array_agg(device_id), '{}') FROM by_device",
         parameters,
     )
-    rows, checksum, devices = _one(cursor)
+    rows, checksum, devices = single_row(cursor)
     return _Removed(int(rows), int(checksum), frozenset(devices))
 
 
@@ -168,7 +169,7 @@ def _store_rows(cursor: psycopg.Cursor) -> tuple[int, int]:
         "ORDER BY device_id, timestamp, seq, received_at ON CONFLICT (device_id, timestamp, seq) DO NOTHING RETURNING *) "
         f"SELECT count(*), {CHECKSUM} FROM stored"
     )
-    rows, checksum = _one(cursor)
+    rows, checksum = single_row(cursor)
     return rows, int(checksum)
 
 
@@ -184,7 +185,7 @@ def _set_quarantine_aside(cursor: psycopg.Cursor, object_id: int) -> int:
         "SELECT count(*) FROM removed WHERE resolution IS DISTINCT FROM 'redriven'",
         (object_id,),
     )
-    return int(_one(cursor)[0])
+    return int(single_row(cursor)[0])
 
 
 def _restore_decisions(cursor: psycopg.Cursor, object_id: int) -> None:
@@ -198,9 +199,3 @@ def _restore_decisions(cursor: psycopg.Cursor, object_id: int) -> None:
         "UPDATE decided SET resolution = 'redriven', resolved_at = clock_timestamp() WHERE resolution = 'discarded'"
     )
     cursor.execute("INSERT INTO ingest.quarantine OVERRIDING SYSTEM VALUE SELECT * FROM decided ON CONFLICT DO NOTHING")
-
-
-def _one(cursor: psycopg.Cursor) -> tuple[Any, ...]:
-    row = cursor.fetchone()
-    assert row is not None  # noqa: S101 - for the type checker: an aggregate has one row
-    return row

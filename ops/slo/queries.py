@@ -1,13 +1,13 @@
 """What `fleet slo` asks the database about a span of time: descents of an index, and samples where there is too much."""
 
-from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import psycopg
 
 from dashboards.reading.macros import TimeRange
 from lambdas.watch.queries import IN_FLIGHT
+from ops.rows import single_row
 
 SLICES = 12
 """Moments of the span at which every device is looked at."""
@@ -100,14 +100,14 @@ class Loss(NamedTuple):
 
 def highest_rate(connection: psycopg.Connection, span: TimeRange) -> float | None:
     """Readings a second, in the minute in which most were loaded; None: none was loaded."""
-    (rate,) = _one(connection, _RATE, {"begin": span.begin, "end": span.end})
+    (rate,) = single_row(connection.execute(_RATE, {"begin": span.begin, "end": span.end}))
     return None if rate is None else float(rate)
 
 
 def latency(connection: psycopg.Connection, span: TimeRange) -> Latency:
     """Of a sample of the span, by the devices' clocks: the same number of readings of each device."""
     parameters = {"begin": span.begin, "width": span.length / SLICES, "slices": SLICES, "devices": SAMPLED_DEVICES}
-    return Latency(*_one(connection, _LATENCY, parameters))
+    return Latency(*single_row(connection.execute(_LATENCY, parameters)))
 
 
 def loss(connection: psycopg.Connection, span: TimeRange, now: datetime) -> Loss | None:
@@ -115,7 +115,7 @@ def loss(connection: psycopg.Connection, span: TimeRange, now: datetime) -> Loss
 
     What is in quarantine is not lost, and of what may still be on its way nothing is said.
     """
-    expected, missing, hours = _one(connection, _BALANCE, {"begin": span.begin, "end": span.end})
+    expected, missing, hours = single_row(connection.execute(_BALANCE, {"begin": span.begin, "end": span.end}))
     if expected:
         return Loss(missing, expected, f"{hours} closed hour{'s' if hours > 1 else ''}")
     end = min(span.end, now - IN_FLIGHT)
@@ -123,7 +123,7 @@ def loss(connection: psycopg.Connection, span: TimeRange, now: datetime) -> Loss
     if begin >= end:
         return None
     parameters = {"begin": begin, "end": end, "since": begin - timedelta(days=1)}
-    present, gaps, refused = _one(connection, _GAPS, parameters)
+    present, gaps, refused = single_row(connection.execute(_GAPS, parameters))
     if not present:
         return None
     return Loss(gaps - refused, present + gaps, f"{clock(begin)} to {clock(end)}")
@@ -137,22 +137,15 @@ def connected(connection: psycopg.Connection, span: TimeRange, offline_after: ti
         "slices": SLICES,
         "offline_after": offline_after,
     }
-    whole, part = _one(connection, _CONNECTED, parameters)
+    whole, part = single_row(connection.execute(_CONNECTED, parameters))
     return part, whole
 
 
 def holds_readings(connection: psycopg.Connection, span: TimeRange) -> bool:
     """Whether dashboards that are opened at the span's end have anything to show."""
-    return bool(_one(connection, _HOLDS_READINGS, {"end": span.end})[0])
+    return bool(single_row(connection.execute(_HOLDS_READINGS, {"end": span.end}))[0])
 
 
 def clock(at: datetime) -> str:
     """`13:05`, in UTC."""
     return at.strftime("%H:%M")
-
-
-def _one(connection: psycopg.Connection, query: str, parameters: dict[str, Any]) -> Sequence[Any]:
-    row = connection.execute(query.encode(), parameters).fetchone()
-    if row is None:
-        raise RuntimeError("an aggregate returned no row")
-    return row

@@ -83,7 +83,7 @@ class Account:
 
     def take_recent_latency(self) -> LatencyHistogram:
         """The acknowledgements since the last call; where there were none, those that were told then."""
-        now = self.latency.since(None)
+        now = self.latency.copy()
         if now.count > self._told.count:
             self._told, self._recent = now, now.since(self._told)
         return self._recent

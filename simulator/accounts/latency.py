@@ -26,13 +26,17 @@ class LatencyHistogram:
         if seconds > self.max_seconds:  # noqa: PLR1730
             self.max_seconds = seconds
 
-    def since(self, earlier: "LatencyHistogram | None") -> "LatencyHistogram":
-        """What was counted after `earlier`, a copy; its greatest is that of all."""
+    def copy(self) -> "LatencyHistogram":
+        """As it is now."""
         found = LatencyHistogram()
         found.merge(self)
-        if earlier is not None:
-            found._counts = [now - then for now, then in zip(found._counts, earlier._counts, strict=True)]
-            found.count -= earlier.count
+        return found
+
+    def since(self, earlier: "LatencyHistogram") -> "LatencyHistogram":
+        """What was counted after `earlier`, a copy; its greatest is that of all."""
+        found = self.copy()
+        found._counts = [now - then for now, then in zip(found._counts, earlier._counts, strict=True)]
+        found.count -= earlier.count
         return found
 
     def percentile_ms(self, percent: float) -> float | None:

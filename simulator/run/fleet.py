@@ -101,7 +101,6 @@ class Fleet:
         self._wheel = TimingWheel(self._tick_seconds)
         self._created_at = clock()
         self._outbox = Outbox(config, self._by_index, self._account, clock=clock, recorder=recorder)
-        self._outbox.epoch = wall_clock() - self._created_at
         self._links = Links(self._start_link, unthrottled=config.unthrottled, workers=workers, now=self._created_at)
         self._managed = ManagedDevices(
             {index: management(device.thing_name) for index, device in self._by_index.items()} if management else {}

@@ -48,7 +48,7 @@ class Outbox:
     ) -> None:
         """Of the devices by index. All times are of `clock`, but for what a recorder is told."""
         self.epoch = 0.0
-        """What makes a time of `clock` one since 1970."""
+        """What makes a time of `clock` one since 1970; set when the run begins, before which nothing is sent."""
         self.closed = False
         """Nothing more is handed to a link: what is in flight from here on "fails", which is nobody's fault."""
         self._by_index = devices

@@ -23,7 +23,7 @@ class Placement:
 
 def placement_of(config: SimulatorConfig, index: int, thing_name: str) -> Placement:
     """Of the device of this index, or rather of this name where it is one of the fleet's."""
-    if not config.has_behaviours and not config.groups:
+    if not config.groups and not config.behaviours:
         return Placement(config.interval_seconds, config.batch)
     placed = placements(config)
     return placed.get(thing_name) or placed[config.thing_names()[index]]

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from ops.paths import LOCAL, ROOT
 from ops.target import database
 from simulator.devices.envelope import MessageKind
 from simulator.oracle import read
+from tests.waiting import wait_for
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("environment")]
 FLEET = Path(sys.executable).parent / "fleet"
@@ -49,13 +50,6 @@ def environment() -> Iterator[None]:
     assert done.returncode == 0, done.stdout + done.stderr
     yield
     assert fleet("down").returncode == 0
-
-
-def wait_for(condition: Callable[[], Any], what: str, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"{what} did not come about within {seconds} s"
-        time.sleep(0.1)
 
 
 def rows() -> int:

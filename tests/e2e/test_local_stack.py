@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from ops.target import database, ensure_devices, mqtt_endpoint
 from simulator.run.engine import run
 from simulator.scenario.config import SimulatorConfig
 from tests.preview_page import panels
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.e2e
 FLEET = Path(sys.executable).parent / "fleet"
@@ -52,13 +53,6 @@ def environment() -> Iterator[None]:
     assert done.returncode == 0, done.stdout + done.stderr
     yield
     assert fleet("down").returncode == 0
-
-
-def wait_for(condition: Callable[[], bool], what: str, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"{what} did not come about within {seconds} s"
-        time.sleep(0.1)
 
 
 def query(statement: str, *parameters: Any) -> list[tuple[Any, ...]]:

@@ -21,6 +21,7 @@ from local.state import Emulator
 from tests.functional.accounting import RawObject
 from tests.functional.loader_process import LoaderProcess
 from tests.stamping import STAMP
+from tests.waiting import wait_for
 
 _PATIENCE_SECONDS = 30.0
 _names = count(1)
@@ -31,10 +32,7 @@ Message = dict[str, Any]
 
 def wait_until(condition: Callable[[], bool], what: str, seconds: float = 30) -> None:
     """Waits for a condition, for so long."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"{what} did not come about within {seconds} s"
-        time.sleep(0.02)
+    wait_for(condition, what, seconds, every=0.02)
 
 
 class Intake:

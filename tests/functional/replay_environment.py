@@ -9,8 +9,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -44,13 +43,6 @@ def message(device: str, *readings: dict[str, Any], received_at: int = MS + 5) -
 
 def packed(*lines: bytes) -> bytes:
     return gzip.compress(b"".join(line + b"\n" for line in lines))
-
-
-def wait_for(condition: Callable[[], bool], what: str, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"{what} did not come about within {seconds} s"
-        time.sleep(0.05)
 
 
 def ctrl_c(process: subprocess.Popen[str]) -> None:

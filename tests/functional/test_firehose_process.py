@@ -9,7 +9,6 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from local import emulator as emulators
@@ -66,8 +65,7 @@ class Delivered:
 
     def ended(self) -> bool:
         assert self.process
-        pid = self.process.pid
-        return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+        return not processes.is_running(self.process)
 
     def kill(self) -> None:
         """Returns when the broker has noticed: what it has sent by then, it sends again only half a minute later."""

@@ -32,10 +32,10 @@ from tests.functional.replay_environment import (
     quarantine,
     reading,
     rows,
-    wait_for,
     waiting_for_a_lock,
 )
 from tests.stamping import STAMP, STAMPS
+from tests.waiting import wait_for
 
 DAY_MS = 86_400_000
 TODAY, YESTERDAY = (NOW.date() - timedelta(days=days) for days in (1, 2))  # MS lies a day back

@@ -31,10 +31,10 @@ from tests.functional.replay_environment import (
     quarantine,
     reading,
     rows,
-    wait_for,
     waiting_for_a_lock,
 )
 from tests.stamping import STAMP, STAMPS
+from tests.waiting import wait_for
 
 LIMITS = Limits.around(NOW, retention_days=30, max_future_seconds=3600, stamps=STAMPS)
 EARLIER = NOW - timedelta(hours=5)
